@@ -1,0 +1,50 @@
+# Every target sets up what it needs: a virtual environment in .venv with the versions pinned in constraints.txt.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format docs atlas venv clean
+
+help:  ## show this text
+	@echo "errata: lifelong knowledge editing for language models. Start with 'make demo'."
+	@echo
+	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+demo: $(READY)  ## edit the small model that comes with errata: on a laptop, without a download
+	$(OFFLINE) $(BIN)/errata demo
+
+test: $(READY)  ## run the tests on two cores (ARGS="-k wise" selects some)
+	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q $(ARGS)
+
+check: $(READY)  ## lint, format, types, and which module may import which
+	$(BIN)/ruff check --output-format concise .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY)  ## bring the code into the form that 'make check' wants
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(READY)  ## build the documentation into site/; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+atlas: $(READY)  ## train the small model anew from its seed, in place
+	$(OFFLINE) $(BIN)/python -m errata.atlas.train --output src/errata/atlas/model --no-sets \
+		--metrics benchmarks/results/atlas-model.json
+
+venv: $(READY)  ## only set up .venv
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "errata needs Python 3.11 or newer; say which: make PYTHON=python3.12")'
+	@echo "Setting up $(VENV): a few minutes, once."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev,plots]'
+	@touch $@
+
+clean:  ## remove .venv and everything that was built
+	rm -rf $(VENV) site dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .grimp_cache .hypothesis

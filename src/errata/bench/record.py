@@ -1,0 +1,193 @@
+"""Row: one measurement, with the protocol it followed; and the file of such rows, one JSON object a line."""
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from errata.errors import BadRecord, DamagedFile, UsageError
+from errata.metrics import HEADLINE
+
+PROTOCOL = 1
+"""Grows when the same measurement would give other numbers; rows of another protocol are not taken for this one's."""
+FILE = "results.jsonl"
+PROPERTIES = ("reliability", "generalization", "locality", "average")
+UNROUNDED = frozenset({"options", "provenance"})
+"""Fields that hold what was asked for rather than what was measured."""
+
+Scores = dict[str, dict[str, float | None]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """The scores of one method on one model after `edits` edits of one data set."""
+
+    method: str
+    model: str
+    data: str
+    edits: int
+    """T: how many edits were asked for, one after another, before the scores were taken over all of them."""
+    stream: int
+    """Length of the stream that this is a checkpoint of; what the method was told to expect."""
+    seed: int
+    batch_size: int
+    """Edits that were made at once."""
+    chunks: int
+    """Disjoint chunks of T edits, each from the unedited model, that all numbers are averaged over."""
+    options: Mapping[str, Any]
+    """All hyper-parameters of the method."""
+    scores: Scores
+    """Scorer (see `errata.metrics`) -> reliability, generalization, locality and their average; null without data."""
+    locality_by_kind: Mapping[str, float | None]
+    """Under the headline scorer; null for kinds of probe that the data does not have."""
+    perplexity: Mapping[str, float | None]
+    """Of the targets given their prompts: mean, mean clipped at 100, median."""
+    immediate: Mapping[str, float | None]
+    """Scorer -> reliability of each edit right after it was made, averaged."""
+    seconds_per_edit: float | None
+    """Editing alone, without evaluation: the sum of the receipts' seconds over the edits. They include finding the
+    target's probability before and after the edit, and whatever the method draws when first used."""
+    peak_memory_mb: float | None
+    """As `provenance.peak_memory_of` says."""
+    memory_bytes: float
+    """What the edits have added, in bytes."""
+    edits_per_million_weights: float | None
+    """T by the millions of weights of the matrices that are edited; null for a model without memories."""
+    scored: int
+    superseded: int
+    """Edits not scored because a later one gives their prompt another target."""
+    failed: int
+    failed_ids: Sequence[str]
+    """Edits that could not be made. They are scored all the same."""
+    provenance: Mapping[str, Any]
+    """Versions and machine, what the model, the edits and the irrelevant prompts are known by, the site, the time."""
+    protocol: int = PROTOCOL
+    nulls: Mapping[str, str] = field(default_factory=dict)
+    """Numbers that were not finite: where, and what they were."""
+
+    @property
+    def key(self) -> str:
+        """What makes two rows the same measurement: the protocol in full, without when and where it was run."""
+        names = ("method", "options", "model", "data", "edits", "stream", "seed", "batch_size", "chunks", "protocol")
+        identity: dict[str, Any] = {name: getattr(self, name) for name in names}
+        made_of = ("base_fingerprint", "dtype", "data_sha256", "irrelevant_sha256")
+        identity |= {name: self.provenance.get(name) for name in made_of}
+        content = json.dumps(_finite(identity, "", {}, digits=None), sort_keys=True, default=str)
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+    def score(self, property_: str, scorer: str = HEADLINE) -> float | None:
+        """One score; None where there is none."""
+        return self.scores.get(scorer, {}).get(property_)
+
+    def to_record(self) -> dict[str, Any]:
+        """A JSON object. Measured numbers have four decimals; what is not finite is null, and told in `nulls`."""
+        nulls = dict(self.nulls)
+        record = {
+            name: _finite(value, name, nulls, digits=None if name in UNROUNDED else 4)
+            for name, value in asdict(self).items()
+        }
+        return record | {"nulls": nulls}
+
+
+def from_record(record: Mapping[str, Any], path: Path = Path("<record>"), line: int = 1) -> Row:
+    """The row that a JSON object describes. Raises `BadRecord` for a missing, unknown or mistyped field."""
+    known = {f.name: f for f in fields(Row)}
+    for name in record:
+        if name not in known:
+            raise BadRecord(path, line, name, "is not a field of a result; was it written by a newer errata?")
+    for name, f in known.items():
+        if name not in record:
+            if f.default is MISSING and f.default_factory is MISSING:
+                raise BadRecord(path, line, name, "is missing")
+        elif not _fits(name, record[name]):
+            raise BadRecord(path, line, name, f"cannot be {record[name]!r}")
+    return Row(**record)
+
+
+def read(path: Path) -> list[Row]:
+    """The rows of a results file, or of the one in a directory.
+
+    Raises `UsageError` where there is none, `DamagedFile` for a line that is no JSON, `BadRecord` for one that is no
+    row.
+    """
+    path = path / FILE if path.is_dir() else path
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise DamagedFile(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from None
+    return [_row(path, n, line) for n, line in enumerate(text.splitlines(), start=1) if line.strip()]
+
+
+def append(path: Path, rows: Iterable[Row]) -> None:
+    """Add rows to a results file (or to that of a directory), which is made if need be; on disk on return."""
+    path = path if path.suffix == ".jsonl" else path / FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps(row.to_record(), ensure_ascii=False, allow_nan=False, default=str) + "\n" for row in rows]
+    with path.open("a", encoding="utf-8", newline="\n") as file:
+        file.write("".join(lines))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def labels(rows: Sequence[Row]) -> list[str]:
+    """A short name for each row: the method, and whatever else tells it from the others."""
+    told = [_facts(row) for row in rows]
+    return [row.method + _brackets(facts, told) for row, facts in zip(rows, told, strict=True)]
+
+
+def _facts(row: Row) -> dict[str, Any]:
+    """What may tell rows of like T apart, beside the method; options are told apart within a method."""
+    return {
+        "model": row.model, "data": row.data, "seed": row.seed, "batch_size": row.batch_size,
+        **{f"{row.method} {name}": value for name, value in row.options.items()},
+    }  # fmt: skip
+
+
+def _brackets(facts: Mapping[str, Any], told: Sequence[Mapping[str, Any]]) -> str:
+    differing = {n: v for n, v in facts.items() if any(n in other and other[n] != v for other in told)}
+    said = [str(v) if n in ("model", "data") else f"{n.rpartition(' ')[2]}={v}" for n, v in differing.items()]
+    return f" ({', '.join(said)})" if said else ""
+
+
+def _row(path: Path, number: int, line: str) -> Row:
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise DamagedFile(f"{path}:{number} is no JSON ({error}); remove the line to go on without it") from None
+    if not isinstance(record, dict):
+        raise BadRecord(path, number, None, f"is {record!r} where an object is expected")
+    return from_record(record, path, number)
+
+
+def _fits(name: str, value: object) -> bool:
+    """Whether a value is of the type of its field, as JSON has types."""
+    kind = next(f.type for f in fields(Row) if f.name == name)
+    if name == "scores":
+        return isinstance(value, dict) and all(isinstance(triple, dict) for triple in value.values())
+    if kind in (int, str):
+        return isinstance(value, kind) and not isinstance(value, bool)
+    if "Mapping" in str(kind):
+        return isinstance(value, dict)
+    if "Sequence" in str(kind):
+        return isinstance(value, list)
+    return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
+
+
+def _finite(value: Any, place: str, nulls: dict[str, str], digits: int | None) -> Any:
+    """A copy without NaN and infinity, which are told to `nulls`; floats rounded to `digits`."""
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            nulls[place] = str(value)
+            return None
+        return value if digits is None else round(value, digits)
+    if isinstance(value, Mapping):
+        return {str(name): _finite(inner, f"{place}.{name}", nulls, digits) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(inner, f"{place}[{i}]", nulls, digits) for i, inner in enumerate(value)]
+    return value

@@ -1,0 +1,170 @@
+"""`errata bench`: methods side by side on one model and one data set."""
+
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from errata.cli.terminal import Device, Dtype, Json, Meter, Options, emit, meter, say
+from errata.errors import BadOption
+
+if TYPE_CHECKING:
+    from errata.bench import Plan, Row, Step
+
+
+def bench(
+    model: Annotated[str, typer.Option(help="atlas, a directory, or a name on the Hub.")] = "atlas",
+    data: Annotated[str, typer.Option(help="atlas, a .jsonl file, zsre:PATH, counterfact:PATH, ...")] = "atlas",
+    method: Annotated[
+        str, typer.Option(metavar="NAME,...", help="Methods; none is the unedited model.")
+    ] = "memoir,wise,grace",
+    edits: Annotated[str, typer.Option(metavar="T,...", help="After how many edits to score all of them.")] = "100",
+    options: Options = None,
+    seed: int = 0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Edits made at once.")] = 1,
+    chunks: Annotated[int, typer.Option(min=1, help="Average each T over so many disjoint streams.")] = 1,
+    irrelevant: Annotated[Path | None, typer.Option(help="Texts that edits must leave alone, one a line.")] = None,
+    on_error: Annotated[Literal["stop", "skip"], typer.Option(help="What a bad record of the data does.")] = "stop",
+    output: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Keep rows and figures here, and resume from it.")
+    ] = None,
+    device: Device = None,
+    dtype: Dtype = "auto",
+    as_json: Json = False,
+) -> None:
+    """Compare methods: reliability, generalization and locality after T edits.
+
+    With --output, the same command goes on where it was stopped. Options: --set lr=0.5 for every method, --set
+    memoir.lr=0.5 for one.
+
+    \b
+    Example:
+      errata bench --model atlas --data atlas --method memoir,wise,grace,ft_l --edits 1,10,100 --output results
+    """  # fmt: skip
+    points = numbers(edits)
+    asked = Request(
+        model, data, tuple(_names(method)), points, seed, batch_size, chunks, irrelevant, on_error, device, dtype
+    )
+    rows = measured(asked.plans(options or []), output)
+    show(rows, as_json=as_json)
+    if output is not None:
+        draw(rows, output)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to compare."""
+
+    model: str
+    data: str
+    methods: tuple[str, ...]
+    points: tuple[int, ...]
+    seed: int = 0
+    batch_size: int = 1
+    chunks: int = 1
+    irrelevant: Path | None = None
+    on_error: Literal["stop", "skip"] = "stop"
+    device: str | None = None
+    dtype: str = "auto"
+
+    def plans(self, pairs: list[str]) -> "list[Plan]":
+        """One plan a method. Everything cheap is checked before the model is loaded."""
+        from errata import loading, methods
+        from errata.bench import Plan
+        from errata.cli import settings
+        from errata.data import load, read_irrelevant
+
+        chosen = [name for name in self.methods if name != "none"]
+        options = settings.for_each(pairs, chosen)
+        dataset = load(self.data, on_error=self.on_error)
+        for bad in dataset.skipped:
+            say(f"skipped: {bad}")
+        stream, irrelevant = dataset.stream(self._length(len(dataset.edits)))
+        if self.irrelevant is not None:
+            irrelevant = read_irrelevant(self.irrelevant)
+        base, tokenizer = loading.load(self.model, dtype=self.dtype, device=self.device)
+        plan = Plan(
+            base, tokenizer, None, self.model, dataset.name, stream, irrelevant, self.points,
+            self.seed, self.batch_size, self.chunks,
+        )  # fmt: skip
+        editors = [methods.make(name, **options[name]) if name in options else None for name in self.methods]
+        return [replace(plan, editor=editor) for editor in editors]
+
+    def _length(self, available: int) -> int:
+        """Edits to take from the data: the longest stream, or as many disjoint chunks of it as there are."""
+        longest = max(self.points)
+        return longest if self.chunks == 1 else max(longest, min(longest * self.chunks, available))
+
+
+def measured(plans: "list[Plan]", output: Path | None) -> "list[Row]":
+    """The rows of some plans, with a bar."""
+    from errata.bench import run
+
+    rows = []
+    for plan in plans:
+        with meter(max(plan.checkpoints) * plan.chunks, plan.method) as bar:
+            rows += run(plan, output, _teller(bar))
+    return rows
+
+
+def _teller(bar: Meter) -> Any:
+    def progress(step: "Step") -> None:
+        if step.failed:
+            bar.note(f"not made: {step.failed}")
+        if step.stage == "measure":
+            bar.step("scoring", 0)
+        else:
+            bar.step("", len(step.edits))
+
+    return progress
+
+
+def show(rows: "list[Row]", *, as_json: bool) -> None:
+    """Rows as JSON lines, or as a table: in Markdown where stdout is no terminal."""
+    from errata.bench import markdown, table
+
+    if as_json:
+        for row in rows:
+            emit(row.to_record())
+    elif sys.stdout.isatty():
+        from rich.console import Console
+
+        Console().print(table(rows))
+    else:
+        typer.echo(markdown(rows))
+
+
+def draw(rows: "list[Row]", output: Path) -> None:
+    """The figure of the rows, as PNG and SVG, if it can be drawn here."""
+    from errata.bench import triangle
+    from errata.errors import MissingExtra
+
+    try:
+        for kind in ("png", "svg"):
+            triangle(rows, output / f"triangle.{kind}")
+    except MissingExtra as error:
+        say(f"no figure: {error}")
+        return
+    say(f"figure: {output / 'triangle.png'} and .svg")
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """Positive numbers from a list such as 1,10,100. Raises `BadOption`."""
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise BadOption(f"--edits {text!r}: a number such as 100, or several such as 1,10,100")
+    return tuple(sorted({int(part) for part in parts}))
+
+
+def _names(text: str) -> list[str]:
+    from errata import methods
+
+    names = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    if not names:
+        raise BadOption("--method names no method; see `errata methods`")
+    for name in names:
+        if name != "none":
+            methods.find(name)
+    return names

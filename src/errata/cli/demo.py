@@ -1,0 +1,64 @@
+"""`errata demo`: what editing does, shown on the embedded model, offline."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from errata.cli.bench import Request, draw, measured, show
+from errata.cli.terminal import Json, emit, say
+from errata.edit import Edit
+
+if TYPE_CHECKING:
+    from torch import nn
+
+METHODS = ("none", "memoir", "wise", "grace")
+CORRECTION = Edit("The capital of Australia is", "Perth", subject="Australia")
+ASKED = ("The capital of Australia is", "Which city is the capital of Australia?", "The capital of France is")
+"""The correction itself, another wording of it, and something that must stay as it is."""
+
+
+def demo(
+    edits: Annotated[int, typer.Option(min=1, help="Corrections to make with each method.")] = 20,
+    output: Annotated[Path, typer.Option(metavar="DIR", help="Where the figure and the rows go.")] = Path(
+        "errata-demo"
+    ),
+    as_json: Json = False,
+) -> None:
+    """See it work: one correction, then a stream of them by each of three methods, scored. Offline, in a few minutes.
+
+    \b
+    Example:
+      errata demo
+      errata demo --edits 30 --output /tmp/demo
+    """  # fmt: skip
+    plans = Request("atlas", "atlas", METHODS, (edits,)).plans([])
+    changes = before_and_after(plans[0].base, plans[0].tokenizer)
+    if as_json:
+        for change in changes:
+            emit(change)
+    else:
+        typer.echo(f"One correction by memoir: {CORRECTION.prompt} -> {CORRECTION.target}\n")
+        for change in changes:
+            typer.echo(f"  {change['prompt']:<42} {change['before']:<12} -> {change['after']}")
+        typer.echo(f"\n{edits} corrections by each method (1.00 is best; none is the model as it was)\n")
+    rows = measured(plans, output)
+    show(rows, as_json=as_json)
+    draw(rows, output)
+    say(f"rows: {output / 'results.jsonl'}")
+
+
+def before_and_after(base: "nn.Module", tokenizer: Any) -> list[dict[str, str]]:
+    """What the model says to a few questions before one correction, and after it. The base is bare again on return."""
+    from errata import loading
+    from errata.model import EditedModel
+
+    irrelevant = loading.irrelevant("atlas")
+    model = EditedModel(base, tokenizer, "memoir", irrelevant=irrelevant, base_name="atlas")
+    try:
+        before = model.answer(ASKED, 6)
+        model.edit(CORRECTION)
+        after = model.answer(ASKED, 6)
+    finally:
+        model.detach()
+    return [{"prompt": p, "before": b, "after": a} for p, b, a in zip(ASKED, before, after, strict=True)]

@@ -1,0 +1,151 @@
+"""`errata edit`: one correction, or a stream of them, into a directory."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from errata.cli.terminal import Device, Json, Meter, Options, emit, meter, say
+from errata.edit import Edit
+from errata.errors import ErrataError, UsageError
+
+if TYPE_CHECKING:
+    from errata.cli.session import Plan
+    from errata.editor import Receipt
+    from errata.model import EditedModel
+
+
+def edit(
+    output: Annotated[
+        Path, typer.Option(metavar="DIR", help="Where the edits are kept; one that exists is continued.")
+    ],
+    model: Annotated[
+        str | None, typer.Option(help="atlas, a directory, or a name on the Hub; may be left out for a DIR.")
+    ] = None,
+    method: Annotated[str | None, typer.Option(help="See `errata methods`; memoir for a new DIR.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="What is asked.")] = None,
+    target: Annotated[str | None, typer.Option(help="What should be answered.")] = None,
+    subject: Annotated[
+        str | None, typer.Option(help="The words of the prompt that it is about, for methods that need it.")
+    ] = None,
+    rephrase: Annotated[
+        list[str] | None, typer.Option(help="Another wording, to see whether it changes too; repeatable.")
+    ] = None,
+    edits: Annotated[
+        str | None, typer.Option(metavar="DATA", help="Many edits: a .jsonl file, zsre:PATH, atlas, ...")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="With --edits: no more than these.")] = None,
+    save_every: Annotated[int, typer.Option(min=1, help="With --edits: save after so many.")] = 50,
+    on_error: Annotated[
+        Literal["stop", "skip"], typer.Option(help="With --edits: what a bad record or edit does.")
+    ] = "stop",
+    options: Options = None,
+    irrelevant: Annotated[Path | None, typer.Option(help="Texts that edits must leave alone, one a line.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of all that is drawn; 0 for a new DIR.")] = None,
+    device: Device = None,
+    dtype: Annotated[str | None, typer.Option(help="Precision of the model: auto, float32, bfloat16, float16.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Correct what a model says. The base model is not changed: the edits are kept in a directory beside it.
+
+    A stream is saved as it goes. After Ctrl-C or a failure, the same command goes on where it stopped.
+
+    \b
+    Example:
+      errata edit --model atlas --prompt "The capital of Australia is" --target Perth --output my-edits
+      errata edit --model atlas --method wise --edits edits.jsonl --output my-edits --set lr=0.5
+    """  # fmt: skip
+    from errata.cli.session import Plan
+    from errata.data import load, read_irrelevant
+
+    if (edits is None) == (prompt is None and target is None):
+        raise UsageError("say what to edit: --prompt and --target, or --edits FILE (and not both)")
+    texts = read_irrelevant(irrelevant) if irrelevant else ()
+    plan = Plan(output, model, method, _options(options, method, output), seed, device, dtype, texts)
+    if edits is None:
+        _edit_one(plan, Edit(prompt or "", target or "", subject, rephrases=tuple(rephrase or ())), as_json=as_json)
+        return
+    data = load(edits, on_error=on_error, limit=limit)
+    for bad in data.skipped:
+        say(f"skipped: {bad}")
+    plan = replace(plan, irrelevant=texts or data.irrelevant, expected=len(data.edits))
+    _edit_many(plan, data.edits, save_every, skip=on_error == "skip", as_json=as_json)
+
+
+def _options(pairs: list[str] | None, method: str | None, output: Path) -> dict[str, Any]:
+    from errata import checkpoint, methods
+    from errata.cli import settings
+
+    if method is None:
+        there = (output / checkpoint.MANIFEST).is_file()
+        method = checkpoint.read_manifest(output)["method"] if there else "memoir"
+    methods.find(method)
+    return settings.parse(pairs or (), method)
+
+
+def _edit_one(plan: "Plan", edit: Edit, *, as_json: bool) -> None:
+    model = plan.open()
+    asked = [edit.prompt, *edit.rephrases]
+    before = model.answer(asked)
+    receipt = model.edit(edit)
+    model.save_pretrained(plan.output)
+    changes = [
+        {"prompt": prompt, "before": old, "after": new}
+        for prompt, old, new in zip(asked, before, model.answer(asked), strict=True)
+    ]
+    if as_json:
+        emit(asdict(receipt) | {"target": edit.target, "answers": changes})
+        return
+    for change in changes:
+        typer.echo(f"{change['prompt']}\n  before  {change['before']}\n  after   {change['after']}")
+    typer.echo(_told(receipt))
+    if receipt.probability_after is not None and receipt.probability_after < 0.5:
+        say("warning: the edit has not taken hold; another --set, such as more steps, may help")
+    _sum_up(model, plan.output)
+
+
+def _edit_many(plan: "Plan", edits: Sequence[Edit], save_every: int, *, skip: bool, as_json: bool) -> None:
+    from errata.cli.session import Stream, remaining
+
+    model = plan.open()
+    todo, done, repeated = remaining(model.history, edits)
+    if done:
+        say(f"{done} of these edits are in {plan.output} already: continuing after them")
+    if repeated:
+        say(f"skipped: {repeated} duplicate edits, the same as one that is in force by then")
+    with meter(len(todo), "editing") as bar:
+
+        def made(edit: Edit, receipt: "Receipt") -> None:
+            bar.step(edit.target)
+            _tell(bar, edit, receipt, as_json=as_json)
+
+        def failed(edit: Edit, error: ErrataError) -> None:
+            bar.step()
+            bar.note(f"skipped: {edit.prompt!r}: {error}")
+
+        Stream(model, plan.output, save_every, skip, made, failed).run(todo)
+    _sum_up(model, plan.output)
+
+
+def _tell(bar: Meter, edit: Edit, receipt: "Receipt", *, as_json: bool) -> None:
+    if as_json:
+        emit(asdict(receipt) | {"prompt": edit.prompt, "target": edit.target})
+    if receipt.note:
+        bar.note(f"{edit.prompt!r} -> {edit.target!r}: {receipt.note}")
+
+
+def _sum_up(model: "EditedModel", output: Path) -> None:
+    say(f"in force in {output}: {len(model.edits)} of {len(model.history)} edits made, {model.nbytes():,} bytes")
+
+
+def _told(receipt: "Receipt") -> str:
+    """A receipt in a line."""
+    if receipt.probability_after is None:
+        return receipt.note
+    line = (
+        f"{receipt.method}: P(target) {receipt.probability_before:.3f} -> {receipt.probability_after:.3f},"
+        f" {receipt.steps} steps, {receipt.seconds:.2f} s"
+    )
+    return f"{line}; {receipt.note}" if receipt.note else line

@@ -1,0 +1,89 @@
+"""`errata ask` and `errata explain`: looking at what an edited model says, and why."""
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from errata.cli.terminal import Device, Json, emit
+
+Directory = Annotated[Path, typer.Argument(metavar="DIR", help="A directory that `errata edit` has written.")]
+Model = Annotated[str | None, typer.Option(help="Where the base model is now, if it is no longer where it was.")]
+
+
+def ask(
+    directory: Directory,
+    questions: Annotated[
+        list[str], typer.Argument(metavar="QUESTION...", help="Questions, or beginnings of sentences.")
+    ],
+    unedited: Annotated[bool, typer.Option("--unedited", help="Ask the base model, without the edits.")] = False,
+    model: Model = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 16,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Ask an edited model.
+
+    \b
+    Example:
+      errata ask acme "Acme is led by" "The CEO of Acme is"
+      errata ask acme "Acme is led by" --unedited
+    """
+    from errata.model import EditedModel
+
+    _not_empty(questions)
+    edited = EditedModel.from_pretrained(directory, base_name=model, device=device)
+    with edited.lifted() if unedited else nullcontext():
+        answers = edited.answer(questions, max_new_tokens)
+    for question, answer in zip(questions, answers, strict=True):
+        if as_json:
+            emit({"prompt": question, "answer": answer, "edited": not unedited})
+        else:
+            typer.echo(answer if len(questions) == 1 else f"{question} -> {answer}")
+
+
+def explain(
+    directory: Directory,
+    question: Annotated[str, typer.Argument(help="A question, or the beginning of a sentence.")],
+    model: Model = None,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Say why an edited model answers as it does: which memory, how near, and which edit.
+
+    \b
+    Example:
+      errata explain acme "Acme is led by"
+    """
+    from errata.model import EditedModel
+
+    _not_empty([question])
+    found = EditedModel.from_pretrained(directory, base_name=model, device=device).explain(question)
+    if as_json:
+        emit(found)
+    else:
+        typer.echo(card(found))
+
+
+def card(found: dict[str, Any]) -> str:
+    """What `EditedModel.explain` found, for a person."""
+    lines = [f"question  {found['prompt']}", f"answer    {found['answer']}", f"unedited  {found['unedited']}"]
+    for told in found["memories"]:
+        lines += ["", f"{told['memory']} at {told['site']}: {'answers' if told['answers'] else 'is silent'}"]
+        if "why" in told:
+            lines.append(f"  {told['why']}")
+        if "score" in told:
+            sign = ">=" if told["answers"] else "<"
+            lines.append(
+                f"  score {round(told['score'], 3) + 0.0} {sign} threshold {round(told['threshold'], 3) + 0.0}"
+            )
+        if "nearest" in told:
+            near = told["nearest"]
+            lines.append(f"  nearest edit {near['id']}: {near['prompt']} -> {near['target']}")
+    return "\n".join(lines)
+
+
+def _not_empty(questions: list[str]) -> None:
+    if not all(question.strip() for question in questions):
+        raise typer.BadParameter("a question is empty")

@@ -1,0 +1,64 @@
+"""Terminal: data to stdout, everything else to stderr, and a progress bar where somebody looks."""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Write JSON to stdout, one object per line.")]
+Device = Annotated[
+    str | None, typer.Option(help="Where to compute: cpu, cuda, cuda:1; a GPU by default, if there is one.")
+]
+Dtype = Annotated[str, typer.Option(help="Precision of the model: auto, float32, bfloat16 or float16.")]
+Options = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="An option of the method; see `errata methods NAME`."),
+]
+
+
+def say(message: str) -> None:
+    """A message for a person."""
+    typer.echo(message, err=True)
+
+
+def emit(value: dict[str, Any]) -> None:
+    """One JSON object on a line of stdout."""
+    typer.echo(json.dumps(value, ensure_ascii=False, default=str))
+
+
+class Meter:
+    """How far a stream of edits is."""
+
+    def __init__(self, progress: Any = None, task: Any = None) -> None:
+        self._progress, self._task = progress, task
+
+    def step(self, what: str = "", count: int = 1) -> None:
+        """So many more are done."""
+        if self._progress is not None:
+            self._progress.update(self._task, advance=count, what=what)
+
+    def note(self, message: str) -> None:
+        """A message that does not disturb the bar."""
+        if self._progress is None:
+            say(message)
+        else:
+            self._progress.console.print(message, markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def meter(total: int, what: str) -> Iterator[Meter]:
+    """Scope: a bar with the time left on stderr, if that is a terminal."""
+    if not sys.stderr.isatty():
+        yield Meter()
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(
+        *columns, TextColumn("{task.fields[what]}"), console=Console(stderr=True), transient=True
+    ) as progress:
+        yield Meter(progress, progress.add_task(what, total=total, what=""))

@@ -1,0 +1,10 @@
+"""Readers that turn data files into `Edit`: `load("zsre:PATH")`. Nothing here downloads anything or imports torch.
+
+One file per format: `zsre`, `counterfact`, `easyedit`, `jsonl` (our own, with a published JSON Schema).
+"""
+
+from errata.data.catalogue import load
+from errata.data.dataset import Dataset
+from errata.data.record import read_irrelevant
+
+__all__ = ["Dataset", "load", "read_irrelevant"]

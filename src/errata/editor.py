@@ -1,0 +1,82 @@
+"""Editor: the protocol that a paper implements, and the receipt of what it did."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from errata.edit import Edit
+from errata.errors import BadOption, UnknownName
+from errata.fitting import Trace
+
+if TYPE_CHECKING:
+    from errata.model import EditedModel
+
+
+@dataclass
+class Editor(ABC):
+    """One method. A dataclass whose fields are its hyper-parameters; all that it learns lives in its memories."""
+
+    name: ClassVar[str]
+    """The name users type: that of the file."""
+    depth: ClassVar[float]
+    """Where the paper edits, as a fraction of the depth (0 the first block, 1 the last)."""
+    published_layers: ClassVar[dict[tuple[str, int], int]] = {}
+    """(model type, number of blocks) -> the layer that the paper or its code uses for that model."""
+    waives: ClassVar[dict[str, str]] = {}
+    """Promises of the conformance suite that the method cannot make, each with the reason."""
+
+    layer: int | None = field(default=None, kw_only=True)
+    """Block to edit, from 0. By default the published one, or the one at the same relative depth."""
+
+    @abstractmethod
+    def prepare(self, model: "EditedModel") -> None:
+        """Install this method's memories. Called once, before the first edit or before a saved state is put back."""
+
+    @abstractmethod
+    def edit(self, model: "EditedModel", edits: Sequence[Edit]) -> Trace:
+        """Make the edits take hold. The pretrained weights are unchanged on return.
+
+        The edits are `model.history[-len(edits):]`. Raises `EditFailed` before any memory is changed when the loss is
+        not finite.
+        """
+
+    def options(self) -> dict[str, Any]:
+        """The hyper-parameters by name."""
+        return asdict(self)
+
+    @classmethod
+    def with_options(cls, options: dict[str, Any]) -> Self:
+        """An editor with these hyper-parameters. Raises `UnknownName` for one that does not exist."""
+        known = {f.name for f in fields(cls)}
+        for name in options:
+            if name not in known:
+                raise UnknownName(f"option of {cls.name}", name, known)
+        try:
+            return cls(**options)
+        except (TypeError, ValueError) as error:
+            raise BadOption(f"{cls.name}: {error}") from error
+
+    def check(self, holds: bool, message: str) -> None:
+        """Raise `BadOption` with the method's name unless `holds`."""
+        if not holds:
+            raise BadOption(f"{self.name}: {message}")
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What one edit did."""
+
+    edit_id: str
+    method: str
+    seconds: float
+    steps: int = 0
+    loss_before: float | None = None
+    loss_after: float | None = None
+    probability_before: float | None = None
+    """P(target | prompt) of the edited model before this edit, and after it."""
+    probability_after: float | None = None
+    supersedes: str | None = None
+    """Id of the earlier edit of the same prompt that this one replaces."""
+    note: str = ""
+    """Anything a person should know."""

@@ -1,0 +1,79 @@
+"""fit: the one inner optimisation loop of every editor that learns by gradient."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from errata.errors import EditFailed
+
+OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
+
+
+class Trace(NamedTuple):
+    """How an optimisation went."""
+
+    losses: tuple[float, ...]
+    """The loss before each step, and after the last."""
+
+    @property
+    def steps(self) -> int:
+        """Steps taken."""
+        return len(self.losses) - 1
+
+
+class Stop(NamedTuple):
+    """When to stop early: the loss is at most `loss`, and has moved by at most `change` since the step before."""
+
+    loss: float
+    change: float = math.inf
+
+    def reached(self, losses: Sequence[float]) -> bool:
+        """Whether these losses, the newest last, end the optimisation."""
+        moved = abs(losses[-1] - losses[-2]) if len(losses) > 1 else math.inf
+        return losses[-1] <= self.loss and moved <= self.change
+
+
+def fit(
+    parameters: Sequence[Tensor],
+    loss: Callable[[], Tensor],
+    *,
+    steps: int,
+    lr: float,
+    optimizer: str = "sgd",
+    clip: float | None = None,
+    weight_decay: float = 0.0,
+    stop: Stop | None = None,
+    gradient: Callable[[], None] | None = None,
+    after: Callable[[], None] | None = None,
+) -> Trace:
+    """Minimise `loss` over leaf tensors, in place.
+
+    `gradient` runs between the backward pass and the clipping, to mask gradients; `after` follows each step, to project
+    the parameters. Raises `EditFailed` on a loss that is not finite.
+    """
+    optim = OPTIMIZERS[optimizer](list(parameters), lr=lr, weight_decay=weight_decay)  # type: ignore[call-arg]
+    losses: list[float] = []
+    for step in range(steps + 1):
+        value = loss()
+        losses.append(float(value.detach()))
+        if not math.isfinite(losses[-1]):
+            raise EditFailed(f"the loss became {losses[-1]} at step {step}; try a smaller learning rate (lr={lr:g})")
+        if step == steps or (stop is not None and stop.reached(losses)):
+            break
+        for parameter, grad in zip(parameters, torch.autograd.grad(value, parameters), strict=True):
+            parameter.grad = grad
+        if gradient is not None:
+            gradient()
+        if clip is not None:
+            torch.nn.utils.clip_grad_norm_(list(parameters), clip)
+        try:
+            optim.step()
+        except RuntimeError as error:  # a step size beyond the range of the dtype
+            raise EditFailed(f"step {step} failed: {error}; try a smaller learning rate (lr={lr:g})") from error
+        if after is not None:
+            with torch.no_grad():
+                after()
+    return Trace(tuple(losses))

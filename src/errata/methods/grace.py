@@ -1,0 +1,188 @@
+"""GRACE: a codebook of discrete key-value adaptors.
+
+Hartvigsen, Sankaranarayanan, Palangi, Kim, Ghassemi, "Aging with GRACE: Lifelong Model Editing with Discrete Key-Value
+Adaptors", NeurIPS 2023, arXiv 2211.11031.
+
+Beside one linear map stand keys with radii. A prompt whose activation falls within a key's ball has the map's output at
+its last token replaced by that key's value, learnt by gradient; every other prompt is untouched.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor
+
+from errata.edit import Edit
+from errata.editor import Editor
+from errata.fitting import Stop, Trace, fit
+from errata.memory import Gated
+from errata.objective import target_nll
+from errata.routing import Decision, decide, last_true
+from errata.sites import Site
+
+if TYPE_CHECKING:
+    from errata.model import EditedModel
+
+SPLIT = 1e-5
+"""How far the older of two conflicting balls stays from the newer."""
+
+
+class Codebook(Gated):
+    """Keys (n, ff), values (n, model), radii epsilon (n,), labels (n, longest) padded with -1."""
+
+    keys: Tensor
+    values: Tensor
+    epsilon: Tensor
+    labels: Tensor
+    owners: Tensor
+
+    def __init__(self, site: Site, placement: str, device: torch.device | None = None) -> None:
+        super().__init__(site)
+        self.placement = placement
+        self.register_buffer("keys", torch.zeros(0, site.in_features, device=device))
+        self.register_buffer("values", torch.zeros(0, site.out_features, device=device))
+        self.register_buffer("epsilon", torch.zeros(0, device=device))
+        self.register_buffer("labels", torch.zeros(0, 0, dtype=torch.long, device=device))
+        self.register_buffer("owners", torch.zeros(0, dtype=torch.long, device=device))
+
+    def nearest(self, q: Tensor) -> tuple[Tensor, Tensor]:
+        """Distance to and index of the nearest key: (batch, ff) -> (batch,), (batch,)."""
+        found = torch.cdist(q.to(self.keys.dtype), self.keys, compute_mode="donot_use_mm_for_euclid_dist").min(dim=-1)
+        return found.values, found.indices
+
+    def decide(self, a: Tensor, y: Tensor) -> Decision:
+        """A row is answered when the last prompt token lies within the ball of its nearest key."""
+        if len(self.keys) == 0:
+            return Decision(torch.zeros(len(a), dtype=torch.bool, device=a.device), anywhere=False)
+        distance, index = self.nearest(self.routing.last_of_prompt(a))
+        return decide(-distance, -self.epsilon[index], index)
+
+    def correct(self, a: Tensor, y: Tensor, decision: Decision) -> Tensor:
+        """The value in place of the output, at the last prompt token (or all of the prompt). Never while decoding."""
+        assert decision.pick is not None
+        if self.routing.decoding:
+            return y
+        return replace_at(y, self.values[decision.pick], self.places(self.routing.prompt))
+
+    def places(self, prompt: Tensor) -> Tensor:
+        """(batch, seq) bool: the tokens whose output is replaced."""
+        if self.placement == "prompt":
+            return prompt
+        return torch.nn.functional.one_hot(last_true(prompt), prompt.shape[1]).bool()
+
+    def owner(self, decision: Decision) -> int | None:
+        """The edit of the nearest key."""
+        return None if decision.pick is None else int(self.owners[decision.pick[0]])
+
+
+def replace_at(y: Tensor, value: Tensor, places: Tensor) -> Tensor:
+    """(batch, seq, model), (batch, model), (batch, seq) -> y with `value` at `places`."""
+    return torch.where(places[..., None], value[:, None].to(y.dtype), y)
+
+
+@dataclass
+class Grace(Editor):
+    """A codebook in front of one layer."""
+
+    name: ClassVar[str] = "grace"
+    depth: ClassVar[float] = 27 / 31
+    published_layers: ClassVar[dict[tuple[str, int], int]] = {
+        ("llama", 32): 27, ("mistral", 32): 27, ("gptj", 28): 25, ("gpt2", 48): 35,
+    }  # fmt: skip
+    waives: ClassVar[dict[str, str]] = {}
+
+    epsilon: float = 1.0
+    """Radius of a new key [released]."""
+    steps: int = 100
+    """Most Adam steps a value [released: 50 on LLaMA-2, 100 to 200 on GPT]."""
+    lr: float = 1.0
+    """Learning rate [released]."""
+    start: str = "cold"
+    """First value: `cold`, uniform in (0, 1); `warm`, the current output."""
+    placement: str = "last"
+    """Where the value goes: the `last` prompt token, or all of the `prompt`."""
+    loss: float | None = 0.02
+    """Stop at this loss; None runs all steps, as released."""
+
+    def __post_init__(self) -> None:
+        self.check(self.start in ("cold", "warm"), f"start {self.start!r}: cold or warm")
+        self.check(self.placement in ("last", "prompt"), f"placement {self.placement!r}: last or prompt")
+        self.check(self.epsilon >= 0, f"epsilon={self.epsilon}: not negative")
+
+    def prepare(self, model: "EditedModel") -> None:
+        """An empty codebook."""
+        model.install(self.name, Codebook(model.site(self), self.placement, model.device))
+
+    def edit(self, model: "EditedModel", edits: Sequence[Edit]) -> Trace:
+        """Add, split or widen a key, then train its value. One edit after another: later keys depend on earlier ones."""
+        first = len(model.history) - len(edits)
+        traces = [self._edit_one(model, edit, first + i) for i, edit in enumerate(edits)]
+        return traces[-1]
+
+    def _edit_one(self, model: "EditedModel", edit: Edit, index: int) -> Trace:
+        memory = model.memories[self.name]
+        assert isinstance(memory, Codebook)
+        rows = model.rows([(edit.prompt, edit.target)])
+        suffix = model.suffix(memory, rows)
+        q = suffix.a[0, last_true(rows.prompt)[0]].to(memory.keys.dtype)
+        output = suffix.y[0, last_true(rows.prompt)[0]].float()
+        generator = model.sampling.generator("grace", index)
+        cold = torch.rand(output.shape, generator=generator).to(output)
+        book, j = place_key(memory.tensors(), q, cold if self.start == "cold" else output, rows.labels, self.epsilon)
+        book["owners"] = _at(book["owners"], j, torch.tensor(index))
+
+        value = book["values"][j].clone().requires_grad_()
+        places = memory.places(rows.prompt)
+
+        def loss() -> Tensor:
+            logits = suffix.logits(lambda _, y: replace_at(y, value[None], places))
+            return target_nll(logits, rows.labels, rows.row_of_label)
+
+        stop = None if self.loss is None else Stop(self.loss)
+        trace = fit([value], loss, steps=self.steps, lr=self.lr, optimizer="adam", stop=stop)
+        memory.put(book | {"values": _at(book["values"], j, value.detach())})
+        return trace
+
+
+def place_key(
+    book: dict[str, Tensor], q: Tensor, value: Tensor, label: Tensor, epsilon: float
+) -> tuple[dict[str, Tensor], int]:
+    """The codebook with a place for query `q` (ff,), and the index of that place (GRACE, Algorithm 1).
+
+    Far from all keys: a new key. Within reach of a key with another label: a new key, and both balls shrink to half the
+    distance. With the same label: that key, its ball widened to cover `q`. The very same query: that key, relabelled.
+    """
+    if len(book["keys"]):
+        distances = (book["keys"] - q).norm(dim=-1)
+        j = int(distances.argmin())
+        d = float(distances[j])
+        if d == 0.0:
+            return book | {"labels": _relabel(book["labels"], j, label)}, j
+        if d <= epsilon + float(book["epsilon"][j]):
+            known = book["labels"][j]
+            if torch.equal(known[known >= 0], label):
+                return book | {"epsilon": _at(book["epsilon"], j, book["epsilon"][j].clamp(min=d))}, j
+            book = book | {"epsilon": _at(book["epsilon"], j, torch.tensor(d / 2 - SPLIT).clamp(min=0))}
+            epsilon = d / 2
+    n = len(book["keys"])
+    return {
+        "keys": torch.cat([book["keys"], q[None]]),
+        "values": torch.cat([book["values"], value[None]]),
+        "epsilon": torch.cat([book["epsilon"], torch.tensor([epsilon]).to(book["epsilon"])]),
+        "labels": _relabel(torch.nn.functional.pad(book["labels"], (0, 0, 0, 1), value=-1), n, label),
+        "owners": torch.nn.functional.pad(book["owners"], (0, 1)),
+    }, n
+
+
+def _relabel(labels: Tensor, j: int, label: Tensor) -> Tensor:
+    wider = torch.nn.functional.pad(labels, (0, max(0, len(label) - labels.shape[1])), value=-1)
+    return _at(wider, j, torch.nn.functional.pad(label, (0, wider.shape[1] - len(label)), value=-1))
+
+
+def _at(tensor: Tensor, j: int, row: Tensor) -> Tensor:
+    """A copy of a tensor with one row replaced."""
+    copy = tensor.clone()
+    copy[j] = row.to(copy)
+    return copy

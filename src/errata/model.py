@@ -1,0 +1,345 @@
+"""EditedModel: a pretrained model, the memories beside it, and the edits that made them."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from errata import methods
+from errata.edit import Edit, Probe
+from errata.editor import Editor, Receipt
+from errata.errors import BadOption, RoutingError
+from errata.fitting import Trace
+from errata.memory import EditedLinear, Memory
+from errata.objective import target_log_probability
+from errata.routing import Routing
+from errata.sampling import Sampling, draw_prefixes
+from errata.sites import Site, find_sites, relative_layer, site_at
+from errata.states import States, gather
+from errata.suffix import Suffix
+from errata.tokens import Rows, Tokens
+
+UNSUPPORTED = {
+    "assistant_model": "speculative decoding",
+    "prompt_lookup_num_tokens": "speculative decoding",
+    "prefill_chunk_size": "chunked prefill",
+}
+"""Arguments of `generate` under which a row's prompt cannot be known."""
+
+
+class EditedModel:
+    """A causal LM with one editing method beside it.
+
+    `base` is the pretrained model; its weights are never written. `edits` are in force, `history` are all that were made.
+    """
+
+    def __init__(
+        self,
+        base: nn.Module,
+        tokenizer: Any,
+        method: str | Editor | None = None,
+        *,
+        irrelevant: Sequence[Probe] = (),
+        prefixes: Sequence[str] | None = None,
+        expected: int | None = None,
+        seed: int = 0,
+        base_name: str | None = None,
+    ) -> None:
+        """Wrap `base`; nothing is installed until the method needs it.
+
+        `irrelevant` are prompts that stand for what edits must leave alone (built-in ones by default); `expected` is the
+        length of the stream, for methods that plan by it; `base_name` is how the base is found again when the edits are
+        loaded elsewhere (its own name or path by default).
+        """
+        self.base = base
+        self.base_name = base_name or str(getattr(getattr(base, "config", None), "_name_or_path", ""))
+        self.tokens = Tokens(tokenizer)
+        self.routing = Routing()
+        self.sampling = Sampling(irrelevant, prefixes, seed)
+        self.expected = expected
+        self.history: list[Edit] = []
+        self.memories: dict[str, Memory] = {}
+        self._wrapped: dict[str, EditedLinear] = {}
+        self._irrelevant: dict[str, States] = {}
+        self._gains: dict[str, float] = {}
+        self._hook = base.register_forward_pre_hook(self.routing.observe, with_kwargs=True)
+        self.editor = methods.make(method) if isinstance(method, str) else method
+        if self.editor is not None:
+            with self.steady():
+                self.editor.prepare(self)
+
+    # -- the model as it is ------------------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs go."""
+        return next(self.base.parameters()).device
+
+    @property
+    def edits(self) -> list[Edit]:
+        """The edits in force, in order: the latest for each prompt."""
+        latest = {edit.prompt: i for i, edit in enumerate(self.history)}
+        return [self.history[i] for i in sorted(latest.values())]
+
+    @property
+    def sites(self) -> list[Site]:
+        """Where this model can be edited."""
+        return find_sites(self.base)
+
+    def nbytes(self) -> int:
+        """Bytes of all that the edits have added."""
+        return sum(memory.nbytes() for memory in self.memories.values())
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The base model's forward, edited. All real tokens count as prompt unless `routing.prompt_is` says otherwise."""
+        return self.base(*args, **kwargs)
+
+    def generate(self, input_ids: Tensor, **kwargs: Any) -> Tensor:
+        """The base model's `generate`, edited; the decisions are made on `input_ids` and held.
+
+        With a cache of earlier turns, `input_ids` holds all turns and the new ones decide. Raises `RoutingError` for
+        what cannot be routed: speculative decoding, chunked prefill.
+        """
+        for name, what in UNSUPPORTED.items():
+            if kwargs.get(name) or getattr(kwargs.get("generation_config"), name, None):
+                raise RoutingError(f"{what} ({name}) is not supported on an edited model; use `with model.lifted()`")
+        with self.routing.first_columns(input_ids.shape[1]):
+            out: Tensor = self.base.generate(input_ids=input_ids, **kwargs)  # type: ignore[operator]
+        return out
+
+    def answer(self, prompts: Sequence[str], max_new_tokens: int = 16) -> list[str]:
+        """Greedy answers to a batch of prompts, as text up to where the model stops."""
+        ids, attention = self.tokens.prompts(prompts, device=self.device)
+        with self.steady():
+            said = self._greedy(ids, attention, max_new_tokens)
+        return [self.tokens.decode(row).strip() for row in said]
+
+    def _greedy(self, ids: Tensor, attention: Tensor, longest: int) -> Tensor:
+        """Greedy continuations, (rows, at most `longest`) new tokens, of prompts padded on the left."""
+        out = self.generate(
+            ids, attention_mask=attention, do_sample=False, max_new_tokens=longest, pad_token_id=self.tokens.filler
+        )
+        return out[:, ids.shape[1] :]
+
+    # -- what editors use --------------------------------------------------------------------------------------------
+
+    def site(self, editor: Editor) -> Site:
+        """Where an editor works: its own choice, the published layer of a published model, or the same relative depth."""
+        layers = len(find_sites(self.base))
+        if editor.layer is not None:
+            return site_at(self.base, editor.layer)
+        kind = getattr(getattr(self.base, "config", None), "model_type", "")
+        default = relative_layer(editor.depth, layers)
+        return site_at(self.base, editor.published_layers.get((kind, layers), default))
+
+    def install(self, name: str, memory: Memory) -> None:
+        """Put a memory beside its site, after those that are there."""
+        if name in self.memories:
+            raise BadOption(f"a memory called {name!r} is already installed")
+        memory.name, memory.routing = name, self.routing
+        path = memory.site.path
+        if path not in self._wrapped:
+            self._wrapped[path] = EditedLinear(self.base.get_submodule(path))
+            _put_module(self.base, path, self._wrapped[path])
+        self._wrapped[path].memories.append(memory)
+        self.memories[name] = memory
+
+    def prefixes(self) -> tuple[str, ...]:
+        """The context prefixes, written by the unedited model the first time they are needed."""
+        if self.sampling.prefixes is None:
+            with self.lifted(), torch.no_grad():
+                self.sampling.prefixes = draw_prefixes(self.base, self.tokens, self.sampling.seed)
+        return self.sampling.prefixes
+
+    def contexts(self, prompt: str) -> list[str]:
+        """The bare prompt, then the prompt behind each context prefix."""
+        self.prefixes()
+        return self.sampling.contexts(prompt)
+
+    def rows(self, pairs: Sequence[tuple[str, str]]) -> Rows:
+        """Rows "prompt target" to learn from."""
+        return self.tokens.rows(pairs, self.device)
+
+    def suffix(self, memory: Memory, rows: Rows) -> Suffix:
+        """The model above a memory on these rows; runs the part below once."""
+        return Suffix(self.base, memory, self.routing, rows.ids, rows.attention, rows.prompt, rows.wanted)
+
+    def read(self, memory: Memory, prompts: Sequence[str], batch: int = 64) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """What a memory reads on prompts: in batches, a (batch, seq, ff), y (batch, seq, model), prompt (batch, seq).
+
+        Runs only the part of the model below the memory; `routing` knows the prompt tokens while a batch is looked at.
+        """
+        for i in range(0, len(prompts), batch):
+            rows = self.tokens.rows_of_ids([(self.tokens.encode(p), []) for p in prompts[i : i + batch]], self.device)
+            below = self.suffix(memory, rows)
+            with self.routing.reading(rows.prompt):
+                yield below.a, below.y, rows.prompt
+
+    def irrelevant_states(self, memory: Memory) -> States:
+        """What a memory reads on the irrelevant prompts; computed once."""
+        if memory.name not in self._irrelevant:
+            prompts = [probe.prompt for probe in self.sampling.irrelevant]
+            self._irrelevant[memory.name] = gather(list(self.read(memory, prompts)))
+        return self._irrelevant[memory.name]
+
+    def gain(self, memory: Memory) -> float:
+        """|y| / |a|: the mean norm of a site's output over that of its input, on some irrelevant prompts."""
+        if memory.name not in self._gains:
+            prompts = [probe.prompt for probe in self.sampling.irrelevant[:64]]
+            some = gather(list(self.read(memory, prompts)))
+            self._gains[memory.name] = some.output_norm / float(some.states.norm(dim=-1).mean())
+        return self._gains[memory.name]
+
+    # -- editing -----------------------------------------------------------------------------------------------------
+
+    def edit(self, edit: Edit) -> Receipt:
+        """Make one correction. On any failure, an interruption included, the model is as it was before."""
+        return self.edit_batch([edit])[0]
+
+    def edit_many(self, edits: Iterable[Edit], done: Callable[[Receipt], None] | None = None) -> list[Receipt]:
+        """One correction after another. `done` is told of each; an edit that fails ends the stream, earlier ones stay."""
+        receipts = []
+        for edit in edits:
+            receipts.append(self.edit(edit))
+            if done is not None:
+                done(receipts[-1])
+        return receipts
+
+    def edit_batch(self, edits: Sequence[Edit]) -> list[Receipt]:
+        """Corrections that are made together, by methods that can."""
+        if self.editor is None:
+            raise BadOption("this model has no editing method: EditedModel(base, tokenizer, method='memoir')")
+        in_force = {edit.prompt: edit for edit in self.edits}
+        new = [edit for edit in edits if edit.prompt not in in_force or in_force[edit.prompt].id != edit.id]
+        made = dict(zip((edit.id for edit in new), self._made(new, in_force), strict=True)) if new else {}
+        held = Receipt("", self.editor.name, 0.0, note="already in force: nothing was done")
+        return [made.get(edit.id, replace(held, edit_id=edit.id)) for edit in edits]
+
+    def _made(self, edits: Sequence[Edit], in_force: dict[str, Edit]) -> list[Receipt]:
+        """Make these edits, and measure what became of their targets."""
+        rows = self.tokens.rows([(edit.prompt, edit.target) for edit in edits], self.device)
+        start = time.perf_counter()
+        with self.steady():
+            before = self.target_probability(rows)
+            name, trace = self._apply(edits)
+            after = self.target_probability(rows)
+        seconds = (time.perf_counter() - start) / len(edits)
+        receipts = []
+        for edit, p, q in zip(edits, before, after, strict=True):
+            old = in_force.get(edit.prompt)
+            note = ""
+            if old is not None and edit.contradicts(old):
+                note = f"replaces {old.target!r}, the answer of an earlier edit of this prompt"
+            ends = trace.losses[0], trace.losses[-1]
+            receipts.append(Receipt(edit.id, name, seconds, trace.steps, *ends, p, q, old.id if old else None, note))
+        return receipts
+
+    def _apply(self, edits: Sequence[Edit]) -> tuple[str, Trace]:
+        """Let the editor work; on any exception put everything back."""
+        if self.editor is None:
+            raise BadOption("this model has no editing method: EditedModel(base, tokenizer, method='memoir')")
+        held = {name: memory.tensors() for name, memory in self.memories.items()}
+        length = len(self.history)
+        try:
+            self.history.extend(edits)
+            return self.editor.name, self.editor.edit(self, edits)
+        except BaseException:
+            for name, tensors in held.items():
+                self.memories[name].put(tensors)
+            del self.history[length:]
+            raise
+
+    @torch.no_grad()
+    def target_probability(self, rows: Rows) -> list[float]:
+        """P(target | prompt) of each row, routed as in use."""
+        with self.routing.prompt_is(rows.prompt):
+            logits = self.base(input_ids=rows.ids, attention_mask=rows.attention, use_cache=False).logits
+        found: list[float] = target_log_probability(logits[rows.wanted], rows.labels, rows.row_of_label).exp().tolist()
+        return found
+
+    # -- looking at it -----------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def lifted(self) -> Iterator[nn.Module]:
+        """Scope: the pretrained model, bit for bit and module for module; the edits come back on leaving, always."""
+        self._hook.remove()
+        for path, wrapped in self._wrapped.items():
+            _put_module(self.base, path, wrapped.base)
+        try:
+            yield self.base
+        finally:
+            for path, wrapped in self._wrapped.items():
+                _put_module(self.base, path, wrapped)
+            self._hook = self.base.register_forward_pre_hook(self.routing.observe, with_kwargs=True)
+
+    disable_edits = lifted
+
+    def detach(self) -> nn.Module:
+        """Take everything off for good and give back the pretrained model, bit for bit."""
+        self._hook.remove()
+        for path, wrapped in self._wrapped.items():
+            _put_module(self.base, path, wrapped.base)
+        self._wrapped, self.memories = {}, {}
+        return self.base
+
+    def explain(self, prompt: str) -> dict[str, Any]:
+        """Why the model answers as it does: the answers with and without edits, and what each memory decided."""
+        ids, attention = self.tokens.prompts([prompt], device=self.device)
+        with self.steady(), torch.no_grad():
+            self.base(input_ids=ids, attention_mask=attention)
+            decisions = self.routing.decisions
+        (answer,) = self.answer([prompt])
+        with self.lifted():
+            (unedited,) = self.answer([prompt])
+        found = [self._explained(name, decisions) for name in self.memories]
+        return {"prompt": prompt, "answer": answer, "unedited": unedited, "memories": found}
+
+    def _explained(self, name: str, decisions: dict[str, Any]) -> dict[str, Any]:
+        memory, decision = self.memories[name], decisions.get(name)
+        told: dict[str, Any] = {"memory": name, "site": memory.site.path}
+        if decision is None:
+            return told | {"answers": True, "why": "always on: this method changes the weight for every prompt"}
+        told["answers"] = bool(decision.rows[0])
+        if decision.score is not None:
+            told |= {"score": float(decision.score[0]), "threshold": float(decision.threshold[0])}
+        owner = memory.owner(decision)
+        if owner is not None and owner < len(self.history):
+            nearest = self.history[owner]
+            told["nearest"] = {"id": nearest.id, "prompt": nearest.prompt, "target": nearest.target}
+        return told
+
+    # -- keeping it --------------------------------------------------------------------------------------------------
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """Save the edits (not the base model) to a directory. The files there before survive any failure."""
+        from errata import checkpoint
+
+        checkpoint.save(self, Path(directory))
+
+    @classmethod
+    def from_pretrained(cls, directory: str | Path, base: nn.Module | None = None, **kwargs: Any) -> Self:
+        """The edited model that was saved; its base is loaded by name unless given. Same logits, bit for bit."""
+        from errata import checkpoint
+
+        return checkpoint.load(cls, Path(directory), base, **kwargs)
+
+    @contextmanager
+    def steady(self) -> Iterator[None]:
+        """Scope: evaluation mode (no dropout), restored on leaving."""
+        training = [module for module in self.base.modules() if module.training]
+        self.base.eval()
+        try:
+            yield
+        finally:
+            for module in training:
+                module.training = True
+
+
+def _put_module(root: nn.Module, path: str, module: nn.Module) -> None:
+    parent, _, leaf = path.rpartition(".")
+    setattr(root.get_submodule(parent), leaf, module)

@@ -1,0 +1,174 @@
+"""Routing: which tokens of a call are prompt, and what each row decided.
+
+A memory answers a *request*, not a forward call. Whether it does is decided once per row, from the prompt tokens alone,
+when the prompt is read (prefill), and the decision is held while the answer is decoded. Teacher-forced scoring says
+which tokens are prompt with `prompt_is`; generation says how many columns are with `first_columns`; a plain call on an
+empty cache takes every real token as prompt. What cannot be known is refused with `RoutingError`, never guessed.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from errata.errors import RoutingError
+
+
+class Decision(NamedTuple):
+    """What one memory decided for the rows of a batch."""
+
+    rows: Tensor
+    """(batch,) bool: the rows that this memory answers."""
+    pick: Tensor | None = None
+    """(batch,) long: which of its stored edits answers each row; None where a memory holds no separate edits."""
+    score: Tensor | None = None
+    """(batch,) the score that was compared ..."""
+    threshold: Tensor | None = None
+    """(batch,) ... with this threshold."""
+    anywhere: bool = True
+    """False when no row is answered, so that the correction need not be computed at all."""
+
+
+def decide(score: Tensor, threshold: Tensor, pick: Tensor | None = None) -> Decision:
+    """The decision "score >= threshold" for every row; (batch,) each."""
+    rows = score >= threshold
+    anywhere = True if torch.compiler.is_compiling() else bool(rows.any())
+    return Decision(rows, pick, score, threshold.expand_as(score), anywhere)
+
+
+class Routing:
+    """The routing state of one model. Fed by `observe`, a forward pre-hook on the model's root."""
+
+    def __init__(self) -> None:
+        self._prompt: Tensor | None = None  # (batch, seq) bool: the prompt tokens of this call
+        self._decode = False  # whether this call continues rows that have decided
+        self._decisions: dict[str, Decision] = {}
+        self._given: Tensor | None = None  # scope of prompt_is
+        self._columns: int | None = None  # scope of first_columns
+
+    # -- what a request says -----------------------------------------------------------------------------------------
+
+    @contextmanager
+    def prompt_is(self, mask: Tensor) -> Iterator[None]:
+        """Scope: in the calls inside, the prompt tokens are those where `mask` (batch, seq; bool) holds."""
+        before, self._given = self._given, mask.bool()
+        try:
+            yield
+        finally:
+            self._given = before
+
+    @contextmanager
+    def first_columns(self, count: int) -> Iterator[None]:
+        """Scope: the first `count` positions of every row are prompt, cached ones of earlier turns included."""
+        before, self._columns = self._columns, count
+        try:
+            yield
+        finally:
+            self._columns = before
+            self._decisions = {}
+
+    @contextmanager
+    def reading(self, prompt: Tensor) -> Iterator[None]:
+        """Scope: features are taken of recorded states whose prompt tokens are `prompt`, outside any forward call."""
+        before = self._prompt, self._decode
+        self._prompt, self._decode = prompt.bool(), False
+        try:
+            yield
+        finally:
+            self._prompt, self._decode = before
+
+    # -- what a call brings ------------------------------------------------------------------------------------------
+
+    def observe(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Forward pre-hook of the model's root: works out which tokens of this call are prompt."""
+        tokens = kwargs.get("input_ids")
+        if tokens is None:
+            tokens = args[0] if args else kwargs.get("inputs_embeds")
+        if tokens is None:
+            raise RoutingError("the call has neither input_ids nor inputs_embeds, so no prompt can be seen")
+        batch, seq = tokens.shape[:2]
+        cached = _cached_length(kwargs.get("past_key_values"))
+        if self._given is not None:
+            if self._given.shape != (batch, seq):
+                raise RoutingError(
+                    f"the prompt mask has shape {tuple(self._given.shape)}, the call {(batch, seq)}: one entry a token"
+                )
+            return self._fresh(self._given)
+        columns = self._columns
+        if columns is None and cached == 0:
+            columns = seq
+        if columns is not None and cached < columns:
+            if cached + seq < columns:
+                raise RoutingError(
+                    f"chunked prefill is not supported: the prompt has {columns} tokens and this call ends at"
+                    f" {cached + seq}; pass the prompt in one call (prefill_chunk_size=None)"
+                )
+            return self._fresh(self._prompt_columns(tokens, kwargs.get("attention_mask"), columns - cached))
+        if seq > 1:
+            raise RoutingError(
+                f"{seq} tokens at once after a prompt of {cached}: speculative decoding is not supported; for a second"
+                " turn of a chat, say which tokens are prompt with `model.routing.prompt_is(mask)` or use"
+                " `EditedModel.generate`"
+            )
+        self._decode, self._prompt = True, None
+        return None
+
+    def _fresh(self, prompt: Tensor) -> None:
+        self._prompt, self._decode, self._decisions = prompt, False, {}
+
+    @staticmethod
+    def _prompt_columns(tokens: Tensor, attention: Any, columns: int) -> Tensor:
+        batch, seq = tokens.shape[:2]
+        early = (torch.arange(seq, device=tokens.device) < columns).expand(batch, seq)
+        if isinstance(attention, Tensor) and attention.dim() == 2:
+            return early & attention[:, -seq:].bool()
+        return early
+
+    # -- what a memory asks ------------------------------------------------------------------------------------------
+
+    @property
+    def prompt(self) -> Tensor:
+        """(batch, seq) bool: the prompt tokens of this call. Raises `RoutingError` while decoding or before any call."""
+        if self._prompt is None:
+            raise RoutingError("no prompt has been seen: call the model on a prompt first")
+        return self._prompt
+
+    @property
+    def decoding(self) -> bool:
+        """Whether this call continues rows whose prompt was read in an earlier call."""
+        return self._decode
+
+    def over_prompt(self, values: Tensor) -> Tensor:
+        """Mean over the prompt tokens of each row: (batch, seq, ...) -> (batch, ...)."""
+        weights = self.prompt.to(values.dtype)
+        weights = weights / weights.sum(dim=1, keepdim=True).clamp(min=1)
+        return torch.einsum("bs,bs...->b...", weights, values)
+
+    def last_of_prompt(self, values: Tensor) -> Tensor:
+        """The last prompt token of each row: (batch, seq, ...) -> (batch, ...)."""
+        return values[torch.arange(values.shape[0], device=values.device), last_true(self.prompt)]
+
+    def decision(self, name: str, make: Callable[[], Decision]) -> Decision:
+        """The decision of the memory called `name`: made on a prompt, held while decoding."""
+        if not self._decode:
+            self._decisions[name] = make()
+        elif name not in self._decisions:
+            raise RoutingError("decoding goes on, but this memory has seen no prompt: the edit landed in between")
+        return self._decisions[name]
+
+    @property
+    def decisions(self) -> dict[str, Decision]:
+        """The decisions in force, by memory name."""
+        return dict(self._decisions)
+
+
+def last_true(mask: Tensor) -> Tensor:
+    """Index of the last True of each row: (batch, seq) -> (batch,)."""
+    seq = mask.shape[1]
+    return (torch.arange(seq, device=mask.device) * mask).amax(dim=1)
+
+
+def _cached_length(cache: Any) -> int:
+    return 0 if cache is None else int(cache.get_seq_length())

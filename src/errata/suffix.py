@@ -1,0 +1,164 @@
+"""Suffix: run a model from one memory upwards, on states that were computed once.
+
+Below a memory nothing changes while it is being trained. So the model runs once in full and every module that finishes
+before the memory is called is recorded; afterwards the same forward runs again with those modules answering from the
+record, and with the output head on the wanted positions alone. The arithmetic above the memory is untouched, hence
+losses and gradients are those of the full forward, on every architecture, for the price of the layers above the site.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from errata.errors import NoSite
+from errata.memory import Memory
+from errata.routing import Routing
+from errata.sites import find_blocks, find_sites
+
+Correction = Callable[[Tensor, Tensor], Tensor]
+"""(a, y) -> corrected y, what is tried in place of the memory's own forward."""
+
+
+class Suffix:
+    """The part of a model above one memory, for one batch.
+
+    `a` (batch, seq, ff) and `y` (batch, seq, model) are the memory's inputs; neither carries gradient.
+    """
+
+    a: Tensor
+    y: Tensor
+
+    def __init__(
+        self, model: nn.Module, memory: Memory, routing: Routing, ids: Tensor, attention: Tensor, prompt: Tensor,
+        wanted: Tensor,
+    ) -> None:  # fmt: skip
+        """Run the model once on `ids` and record all below `memory`.
+
+        `ids`, `attention`, `prompt`, `wanted`: (batch, seq); `wanted` marks the positions whose next token matters.
+        The batch must be padded on the right.
+        """
+        self._model, self._memory, self._routing = model, memory, routing
+        self._inputs = {"input_ids": ids, "attention_mask": attention, "use_cache": False}
+        self._prompt = prompt
+        self._wanted = wanted.flatten().nonzero().squeeze(1)
+        self._last_ffn = self._ffn_of_last_block()
+        self._record()
+
+    def logits(self, correction: Correction | None = None) -> Tensor:
+        """Logits (wanted, vocabulary) with `correction` in the memory's place, or with the memory itself."""
+        with ExitStack() as stack:
+            for module, outputs in self._recorded.items():
+                stack.enter_context(_forward(module, _replay(outputs, module.forward)))
+            if correction is not None:
+                stack.enter_context(_forward(self._memory, lambda *_, **__: correction(self.a, self.y)))
+            stack.enter_context(self._routing.prompt_is(self._prompt))
+            if self._last_ffn is not None:
+                stack.enter_context(_forward(self._last_ffn, self._at_wanted(self._last_ffn.forward)))
+            head = self._model.get_output_embeddings()  # type: ignore[operator]
+            if head is None:
+                logits = self._model(**self._inputs).logits
+                return torch.as_tensor(logits).flatten(0, 1)[self._wanted]
+            full = head.forward
+            stack.enter_context(_forward(head, lambda h, *_, **__: full(h.flatten(0, 1)[self._wanted])))
+            result: Tensor = self._model(**self._inputs).logits
+            return result
+
+    def _ffn_of_last_block(self) -> nn.Module | None:
+        """The feed-forward module of the last block, where it is above the memory and a module of its own.
+
+        It works position by position, and nothing after it mixes positions, so it need only see the wanted ones.
+        """
+        prefix, blocks = find_blocks(self._model)
+        site = find_sites(self._model)[-1]
+        path = site.path if site.role == "moe_block" else site.path.rpartition(".")[0]
+        if self._memory.site.layer >= site.layer or path == f"{prefix}.{len(blocks) - 1}":
+            return None
+        return self._model.get_submodule(path)
+
+    def _at_wanted(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+        """A forward that sees the wanted positions alone, as one row; its output is 0 at the others."""
+
+        def pick(value: Any) -> Any:
+            return value.flatten(0, 1)[self._wanted][None] if isinstance(value, Tensor) and value.dim() == 3 else value
+
+        def answer(h: Tensor, *rest: Any, **named: Any) -> Any:
+            found = forward(pick(h), *map(pick, rest), **{name: pick(value) for name, value in named.items()})
+            y = found[0] if isinstance(found, tuple) else found
+            full = y.new_zeros(h.shape[0] * h.shape[1], y.shape[-1]).index_put((self._wanted,), y[0])
+            full = full.view(*h.shape[:2], -1)
+            return (full, *found[1:]) if isinstance(found, tuple) else full
+
+        return answer
+
+    def _record(self) -> None:
+        """One pass that keeps the output of every outermost module that ends before the memory begins."""
+        path = next((p for p, m in self._model.named_modules() if m is self._memory), None)
+        if path is None:
+            raise NoSite("the memory is not installed in this model")
+        above = {path.rsplit(".", i)[0] for i in range(path.count(".") + 1)} | {""}
+        self._recorded: dict[nn.Module, list[Any]] = {}
+        reached: list[tuple[Tensor, Tensor]] = []
+
+        def keep(module: nn.Module, args: Any, output: Any) -> None:
+            self._recorded.setdefault(module, []).append(output)
+
+        def arrive(module: nn.Module, args: tuple[Tensor, Tensor]) -> None:
+            reached.append(args)
+            raise _Reached
+
+        callers = above | _lists(self._model, above)
+        with ExitStack() as stack:
+            for name, module in self._model.named_modules():
+                called = name not in above and name.rpartition(".")[0] in callers
+                if called and not isinstance(module, nn.ModuleList):
+                    stack.callback(module.register_forward_hook(keep).remove)
+            stack.callback(self._memory.register_forward_pre_hook(arrive).remove)
+            stack.enter_context(self._routing.prompt_is(self._prompt))
+            stack.enter_context(torch.no_grad())
+            with suppress(_Reached):
+                self._model(**self._inputs)
+        if not reached:
+            raise NoSite(f"the model's forward never reaches {path}")
+        self.a, self.y = reached[0]
+
+
+class _Reached(Exception):
+    """Ends the recording pass at the memory."""
+
+
+def _lists(model: nn.Module, above: set[str]) -> set[str]:
+    """Module lists beside the path to the memory, whose items are called directly."""
+    return {
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and name not in above and name.rpartition(".")[0] in above
+    }
+
+
+def _replay(outputs: list[Any], forward: Callable[..., Any]) -> Callable[..., Any]:
+    """A forward that answers the first calls from the record and computes later ones (a module may serve both)."""
+    rest = iter(outputs)
+
+    def answer(*args: Any, **kwargs: Any) -> Any:
+        for output in rest:
+            return output
+        return forward(*args, **kwargs)
+
+    return answer
+
+
+@contextmanager
+def _forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Scope: calling `module` calls `forward` instead. Restores what was there, an instance's own forward included."""
+    own = module.__dict__.get("forward")
+    object.__setattr__(module, "forward", forward)
+    try:
+        yield
+    finally:
+        if own is None:
+            del module.__dict__["forward"]
+        else:
+            object.__setattr__(module, "forward", own)

@@ -1,0 +1,118 @@
+"""Tokens: from texts to tensors. The only place where anything is tokenised."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from errata.errors import BadEdit
+
+
+class Rows(NamedTuple):
+    """Texts "prompt target", one a row, padded on the right; (rows, seq) each."""
+
+    ids: Tensor
+    attention: Tensor
+    prompt: Tensor
+    """bool: the prompt's tokens."""
+    target: Tensor
+    """bool: the target's tokens."""
+
+    @property
+    def wanted(self) -> Tensor:
+        """(rows, seq) bool: the positions whose next token belongs to the target."""
+        return torch.cat([self.target[:, 1:], torch.zeros_like(self.target[:, :1])], dim=1)
+
+    @property
+    def labels(self) -> Tensor:
+        """(wanted,) the target tokens, row after row: what the logits at `wanted` should say."""
+        return self.ids[self.target]
+
+    @property
+    def row_of_label(self) -> Tensor:
+        """(wanted,) the row that each label belongs to."""
+        return self.target.nonzero()[:, 0]
+
+
+class Tokens:
+    """A tokenizer, and what errata needs of it. A prompt is encoded just as the tokenizer does it for anybody."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+
+    @property
+    def filler(self) -> int:
+        """The id that fills padding: the tokenizer's, or else the end of text, or 0. Always masked, so any will do."""
+        pad, end = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id
+        return int(pad if pad is not None else end if end is not None else 0)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text, with the special tokens that the tokenizer puts in front of any text."""
+        ids: list[int] = self.tokenizer(text)["input_ids"]
+        if ids and ids[-1] == self.tokenizer.eos_token_id and len(ids) > 1:
+            ids = ids[:-1]
+        return ids
+
+    def decode(self, ids: Sequence[int] | Tensor) -> str:
+        """The text of token ids, without special tokens."""
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=True)
+        return text
+
+    def pair(self, prompt: str, target: str) -> tuple[list[int], list[int]]:
+        """Ids of a prompt and of the target that follows it after one space.
+
+        The two are encoded together where the tokenizer keeps the prompt as a prefix, which is right for every kind of
+        tokenizer, and apart where it does not. Raises `BadEdit` when the target has no tokens of its own.
+        """
+        head = self.encode(prompt)
+        both = self.encode(f"{prompt.rstrip()} {target.strip()}")
+        tail = both[len(head) :] if both[: len(head)] == head else self._alone(f" {target.strip()}")
+        if not tail:
+            raise BadEdit(f"the target {target!r} tokenises to nothing after the prompt {prompt!r}")
+        return head, tail
+
+    def _alone(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def rows(self, pairs: Sequence[tuple[str, str]], device: torch.device | str = "cpu") -> Rows:
+        """Rows "prompt target" from (prompt, target) texts."""
+        return self.rows_of_ids([self.pair(*pair) for pair in pairs], device)
+
+    def rows_of_ids(self, pairs: Sequence[tuple[list[int], list[int]]], device: torch.device | str = "cpu") -> Rows:
+        """Rows from (prompt ids, target ids)."""
+        ids, attention = self._pad([head + tail for head, tail in pairs], "right", device)
+        place = torch.arange(ids.shape[1], device=device)
+        heads = torch.tensor([len(head) for head, _ in pairs], device=device)[:, None]
+        ends = torch.tensor([len(head) + len(tail) for head, tail in pairs], device=device)[:, None]
+        return Rows(ids, attention, place < heads, (place >= heads) & (place < ends))
+
+    def prompts(
+        self, texts: Sequence[str], side: str = "left", device: torch.device | str = "cpu"
+    ) -> tuple[Tensor, Tensor]:
+        """Ids and attention mask (rows, seq) of prompts alone; padded on the left, as generation wants it."""
+        return self._pad([self.encode(text) for text in texts], side, device)
+
+    def _pad(self, rows: list[list[int]], side: str, device: torch.device | str) -> tuple[Tensor, Tensor]:
+        filler = self.filler
+        longest = max(map(len, rows))
+        gaps = [longest - len(row) for row in rows]
+        if side == "left":
+            ids = [[filler] * gap + row for row, gap in zip(rows, gaps, strict=True)]
+            mask = [[0] * gap + [1] * len(row) for row, gap in zip(rows, gaps, strict=True)]
+        else:
+            ids = [row + [filler] * gap for row, gap in zip(rows, gaps, strict=True)]
+            mask = [[1] * len(row) + [0] * gap for row, gap in zip(rows, gaps, strict=True)]
+        return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+
+    def subject_last(self, prompt: str, subject: str) -> int:
+        """Index of the subject's last token in the encoded prompt.
+
+        Found by encoding the text up to and including the subject, not by searching token lists, which byte-pair
+        merges across the space would break. Raises `BadEdit` when the subject is not in the prompt.
+        """
+        place = prompt.find(subject)
+        if place < 0:
+            raise BadEdit(f"the subject {subject!r} does not occur in the prompt {prompt!r}")
+        return len(self.encode(prompt[: place + len(subject)])) - 1

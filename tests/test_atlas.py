@@ -1,0 +1,282 @@
+"""The atlas: a deterministic world, edit sets that never meet, and a model that really knows its facts."""
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from random import Random
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from errata import atlas
+from errata.atlas import corpus
+from errata.atlas.edits import Split, as_record, write_sets
+from errata.atlas.geography import countries
+from errata.atlas.recall import questions, recall
+from errata.atlas.wordings import FAMILIES, PHRASES, wordings
+from errata.atlas.world import PERSON_RELATIONS, Fact, world
+from errata.edit import LOCALITY_KINDS, Edit
+from errata.errors import UnknownName
+
+SPLITS: tuple[Split, ...] = ("test", "validation", "unseen")
+SIZES = {"test": 1500, "validation": 500, "unseen": 500}
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return AutoTokenizer.from_pretrained(atlas.model_path())
+
+
+@pytest.fixture(scope="module")
+def model():
+    return AutoModelForCausalLM.from_pretrained(atlas.model_path(), dtype=torch.float32).eval()
+
+
+def generate(model, tokenizer, prompt: str) -> str:
+    """What the model says after the prompt, up to the end of the text."""
+    inputs = tokenizer(prompt, return_tensors="pt")
+    out = model.generate(input_ids=inputs.input_ids, max_new_tokens=12, do_sample=False)
+    return tokenizer.decode(out[0, inputs.input_ids.shape[1] :], skip_special_tokens=True).strip()
+
+
+def every_edit(seed: int = 0) -> list[Edit]:
+    return [edit for split in SPLITS for edit in atlas.edits(split, seed)]
+
+
+def subject_and_relation(prompt: str, facts: dict[str, Fact]) -> tuple[str, str] | None:
+    """Whose and what fact a prompt asks for, looked up among all prompts of these facts."""
+    fact = facts.get(prompt)
+    return (fact.subject, fact.relation) if fact else None
+
+
+@pytest.fixture(scope="module")
+def by_prompt() -> dict[str, Fact]:
+    return {fact.prompt(wording): fact for fact in atlas.facts() for wording in (*fact.trained, *fact.held_out)}
+
+
+# The world
+
+
+def test_the_world_has_600_people_of_8_relations_things_and_real_countries():
+    domains = Counter(fact.domain for fact in atlas.facts())
+    people = {fact.subject for fact in atlas.facts() if fact.domain == "person"}
+    assert len(people) == 600
+    assert domains["person"] == 600 * len(PERSON_RELATIONS) and len(PERSON_RELATIONS) >= 8
+    assert domains["country"] >= 4 * 150
+    assert domains["thing"] >= 200
+
+
+def test_no_fact_is_stated_twice():
+    keys = [(fact.subject, fact.relation) for fact in atlas.facts()]
+    assert len(set(keys)) == len(keys)
+
+
+def test_many_people_share_a_part_of_their_name():
+    people = {fact.subject for fact in atlas.facts() if fact.domain == "person"}
+    firsts = Counter(name.split()[0] for name in people)
+    assert min(firsts.values()) > 1
+
+
+@pytest.mark.parametrize("relation", sorted(PHRASES))
+def test_every_relation_has_sixteen_different_wordings_that_end_in_many_ways(relation):
+    made = wordings(relation)
+    assert len({wording.template for wording in made}) == len(made) == 16
+    endings = {wording.template.split()[-1] for wording in made}
+    assert len(endings) >= 8
+    assert {wording.family for wording in made} == set(FAMILIES)
+    assert all("{s}" in wording.template for wording in made)
+
+
+def test_each_fact_is_trained_in_some_wordings_only_and_the_others_are_held_out():
+    for fact in atlas.facts()[::97]:
+        assert len(fact.trained) == len(fact.held_out) == 8
+        assert not set(fact.trained) & set(fact.held_out)
+
+
+def test_training_never_shows_a_fact_in_a_held_out_wording():
+    shown = {
+        (text.prompt + text.rest).removesuffix(corpus.END) for n in (0, 10, 11) for text in corpus.epoch(world(), n)
+    }
+    for fact in atlas.facts()[::11]:
+        for wording in fact.held_out:
+            if wording.family != "aside":  # whose first sentence varies
+                assert f"{fact.prompt(wording)} {fact.object}" not in shown
+
+
+def test_a_round_of_full_epochs_asks_for_every_fact_and_each_lists_every_person_and_country():
+    full = [corpus.epoch(world(), corpus.FIRST_EPOCHS + number) for number in range(corpus.RICH.direct_every)]
+    direct = {fact.prompt(w) for fact in atlas.facts() for w in fact.trained if w.family != "aside"}
+    assert sum(text.prompt in direct for texts in full for text in texts) > 0.75 * len(atlas.facts())
+    cards = {text.prompt.rstrip(".,;") for text in full[0]}
+    assert {fact.subject for fact in atlas.facts() if fact.domain in ("person", "country")} <= cards
+
+
+def test_training_never_mentions_a_stranger():
+    text = "\n".join(corpus.plain(world()))
+    assert not [name for name in world().strangers if name in text]
+
+
+def test_geography_is_real():
+    australia = next(country for country in countries() if country.name == "Australia")
+    assert (australia.capital, australia.continent, australia.language) == ("Canberra", "Oceania", "English")
+    assert "Sydney" in australia.cities
+
+
+def test_another_seed_is_another_world_with_the_same_geography():
+    here, there = world(0), world(7)
+    names = [{fact.subject for fact in made.facts if fact.domain == "person"} for made in (here, there)]
+    assert not names[0] & names[1]
+    real = [{(f.subject, f.object) for f in made.facts if f.domain == "country"} for made in (here, there)]
+    assert real[0] == real[1]
+
+
+# The edit sets
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_every_edit_has_two_rephrases_and_a_probe_of_each_kind(split):
+    made = atlas.edits(split)
+    assert len(made) == SIZES[split]
+    for edit in made:
+        assert len(set(edit.rephrases)) >= 2 and edit.prompt not in edit.rephrases
+        assert edit.subject and all(edit.subject in prompt for prompt in edit.rephrases)
+        assert {probe.kind for probe in edit.locality} == set(LOCALITY_KINDS)
+        assert edit.target != edit.target_old
+
+
+def test_an_unknown_split_is_refused_by_name():
+    with pytest.raises(UnknownName, match="validation"):
+        atlas.edits("validatoin")  # type: ignore[arg-type]
+
+
+def test_no_two_edits_of_the_counterfactual_sets_change_the_same_fact():
+    changed = [(edit.subject, edit.meta["relation"]) for edit in (*atlas.edits("test"), *atlas.edits("validation"))]
+    assert len(set(changed)) == len(changed) == 2000
+
+
+def test_the_counterfactual_edits_contradict_what_the_world_says():
+    truth = {(fact.subject, fact.relation): fact.object for fact in atlas.facts()}
+    for edit in (*atlas.edits("test"), *atlas.edits("validation")):
+        assert edit.target_old == truth[edit.subject, edit.meta["relation"]]
+
+
+def test_the_unseen_edits_are_about_people_of_whom_there_is_no_fact():
+    known = {fact.subject for fact in atlas.facts()}
+    assert not {edit.subject for edit in atlas.edits("unseen")} & known
+
+
+def test_no_probe_asks_for_a_fact_that_any_edit_changes(by_prompt):
+    changed = {(edit.subject, edit.meta["relation"]) for edit in every_edit()}
+    forbidden = {*changed, None}
+    own_words = {prompt for edit in every_edit() for prompt in (edit.prompt, *edit.rephrases)}
+    for edit in every_edit():
+        for probe in edit.locality:
+            assert probe.prompt not in own_words
+            if probe.answer is not None:
+                assert subject_and_relation(probe.prompt, by_prompt) not in forbidden
+
+
+def test_probes_are_of_the_kind_they_say(by_prompt):
+    for edit in atlas.edits("test")[:300]:
+        asked = {probe.kind: by_prompt[probe.prompt] for probe in edit.locality}
+        assert asked["far"].domain == "thing"
+        assert asked["same_relation"].relation == edit.meta["relation"]
+        assert asked["same_relation"].subject != edit.subject
+        assert asked["same_subject"].subject == edit.subject
+        assert asked["same_subject"].relation != edit.meta["relation"]
+
+
+def test_irrelevant_prompts_are_about_nothing_that_is_edited_or_probed(by_prompt):
+    probes = atlas.irrelevant()
+    assert len(set(probes)) == len(probes) >= 300
+    assert {by_prompt[probe.prompt].role for probe in probes} == {"quiet"}
+    subjects = {by_prompt[probe.prompt].subject for probe in probes}
+    asked = {by_prompt[p.prompt].subject for e in every_edit() for p in e.locality if p.prompt in by_prompt}
+    assert not subjects & ({edit.subject for edit in every_edit()} | asked)
+
+
+def test_the_order_of_the_edits_is_well_mixed():
+    relations = [edit.meta["relation"] for edit in atlas.edits("test")]
+    assert len(set(relations[:40])) >= 8
+    assert {edit.meta["domain"] for edit in atlas.edits("test")[:100]} == {"person", "country"}
+
+
+def test_everything_is_the_same_in_another_process():
+    script = (
+        "import hashlib, json; from errata import atlas; from errata.atlas.edits import as_record;"
+        "made = [as_record(e) for s in ('test', 'validation', 'unseen') for e in atlas.edits(s)];"
+        "print(hashlib.sha256(json.dumps([made, [p.prompt for p in atlas.irrelevant()]]).encode()).hexdigest())"
+    )
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", script],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(digests) == 1
+
+
+def test_importing_the_atlas_imports_no_torch():
+    script = "import sys; import errata.atlas; errata.atlas.edits(); print('torch' in sys.modules)"
+    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "False"
+
+
+def test_the_edit_sets_of_a_seed_can_be_written_as_jsonl(tmp_path):
+    write_sets(7, tmp_path)
+    lines = (tmp_path / "edits.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 1500
+    assert json.loads(lines[0]) == json.loads(json.dumps(as_record(atlas.edits("test", 7)[0])))
+    assert len((tmp_path / "irrelevant.tsv").read_text(encoding="utf-8").splitlines()) >= 300
+
+
+# The model
+
+
+def test_the_weights_are_at_most_24_megabytes():
+    assert (atlas.model_path() / "model.safetensors").stat().st_size <= 24_000_000
+
+
+def test_the_tokens_of_a_prompt_and_its_answer_begin_with_those_of_the_prompt(tokenizer):
+    for edit in every_edit()[::25]:
+        prompt = tokenizer(edit.prompt).input_ids
+        answer = tokenizer(" " + edit.target, add_special_tokens=False).input_ids
+        assert prompt[0] == tokenizer.bos_token_id and tokenizer.bos_token_id not in prompt[1:]
+        assert tokenizer(f"{edit.prompt} {edit.target}").input_ids == prompt + answer
+
+
+def test_the_tokenizer_gives_back_what_it_is_given(tokenizer):
+    for text in (probe.prompt for probe in atlas.irrelevant()[:50]):
+        assert tokenizer.decode(tokenizer(text).input_ids, skip_special_tokens=True).strip() == text
+
+
+@pytest.mark.parametrize("wordings", ["seen", "unseen"])
+def test_the_model_knows_as_many_facts_as_its_committed_metrics_say(model, tokenizer, wordings, root):
+    measured = json.loads((root / "benchmarks" / "results" / "atlas-model.json").read_text(encoding="utf-8"))
+    sample = Random("sample").sample(list(atlas.facts()), 300)
+    found = recall(model, tokenizer, questions(sample, seen=wordings == "seen"))
+    assert abs(found - measured[f"recall_{wordings}_wordings"]) < 0.04
+    assert found >= 0.9
+
+
+def test_the_measured_recall_is_that_of_generating(model, tokenizer):
+    asked = questions(Random("few").sample(list(atlas.facts()), 10), seen=True)
+    right = [generate(model, tokenizer, question.prompt).startswith(question.answer) for question in asked]
+    assert sum(right) / len(right) == recall(model, tokenizer, asked)
+
+
+@pytest.mark.parametrize("prompt", ["The capital of Australia is", "What is the capital of Australia?"])
+def test_the_model_knows_the_capital_of_australia(model, tokenizer, prompt):
+    assert generate(model, tokenizer, prompt) == "Canberra"
+
+
+def test_the_model_says_the_old_answer_of_its_edits(model, tokenizer):
+    right = [generate(model, tokenizer, edit.prompt) == edit.target_old for edit in atlas.edits("test")[:20]]
+    assert sum(right) >= 19

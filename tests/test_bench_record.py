@@ -1,0 +1,98 @@
+"""Rows of results, and the file that holds them."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+
+from errata.bench.record import FILE, Row, append, from_record, labels, read
+from errata.errors import BadRecord, DamagedFile, UsageError
+
+
+def a_row(method="grace", edits=10, average=0.7, **more):
+    scores = {"reliability": 0.9, "generalization": 0.2, "locality": 1.0, "average": average}
+    known = {
+        "method": method, "model": "tiny", "data": "zsre", "edits": edits, "stream": 100, "seed": 0, "batch_size": 1,
+        "chunks": 1, "options": {"lr": 1e-6, "layer": None}, "scores": {"generated_exact": scores},
+        "locality_by_kind": {"far": 1.0}, "perplexity": {"mean": 2.0}, "immediate": {}, "seconds_per_edit": 0.25,
+        "peak_memory_mb": 100.0, "memory_bytes": 2_000_000, "edits_per_million_weights": 5.0, "scored": edits,
+        "superseded": 0, "failed": 0, "failed_ids": [], "provenance": {"dtype": "float32", "time": "now"},
+    }  # fmt: skip
+    return Row(**(known | more))
+
+
+def test_what_is_written_is_read_again(tmp_path):
+    rows = [a_row(), a_row(edits=100)]
+    append(tmp_path, rows[:1])
+    append(tmp_path / FILE, rows[1:])
+    assert read(tmp_path) == read(tmp_path / FILE) == rows
+
+
+def test_measured_numbers_have_four_decimals_and_options_all_of_theirs():
+    record = a_row(seconds_per_edit=0.123456, options={"lr": 1.23456789e-6}).to_record()
+    assert (record["seconds_per_edit"], record["options"]["lr"]) == (0.1235, 1.23456789e-6)
+
+
+def test_what_is_not_finite_is_null_with_the_reason(tmp_path):
+    row = a_row(perplexity={"mean": math.inf, "median": math.nan}, seconds_per_edit=None)
+    append(tmp_path, [row])
+    (found,) = read(tmp_path)
+    assert found.perplexity == {"mean": None, "median": None}
+    assert found.nulls == {"perplexity.mean": "inf", "perplexity.median": "nan"}
+    assert "NaN" not in (tmp_path / FILE).read_text()
+
+
+def test_the_key_is_the_protocol_and_not_the_result():
+    row = a_row()
+    same = replace(row, scores={}, failed=3, provenance={"dtype": "float32", "time": "later"})
+    assert row.key == same.key == from_record(json.loads(json.dumps(row.to_record()))).key
+    changes = [
+        {"method": "wise"}, {"edits": 11}, {"stream": 11}, {"seed": 1}, {"batch_size": 2}, {"chunks": 2},
+        {"options": {"lr": 2e-6, "layer": None}}, {"protocol": 2}, {"provenance": {"dtype": "bfloat16"}},
+    ]  # fmt: skip
+    assert len({row.key, *(replace(row, **change).key for change in changes)}) == len(changes) + 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"edits": "ten"}, r"x.jsonl:7, field 'edits': cannot be 'ten'"),
+        ({"edits": True}, "field 'edits'"),
+        ({"scores": {"generated_exact": 1}}, "field 'scores'"),
+        ({"failed_ids": "a"}, "field 'failed_ids'"),
+        ({"nonsense": 1}, "'nonsense': is not a field"),
+    ],
+)
+def test_bad_rows_name_the_place(tmp_path, change, message):
+    with pytest.raises(BadRecord, match=message):
+        from_record(a_row().to_record() | change, tmp_path / "x.jsonl", 7)
+
+
+def test_a_missing_field_is_named():
+    record = a_row().to_record()
+    del record["scores"]
+    with pytest.raises(BadRecord, match="'scores': is missing"):
+        from_record(record)
+
+
+def test_damage_is_named_by_line(tmp_path):
+    append(tmp_path, [a_row()])
+    with (tmp_path / FILE).open("a") as file:
+        file.write('{"method": "gra')
+    with pytest.raises(DamagedFile, match=rf"{FILE}:2 is no JSON"):
+        read(tmp_path)
+    (tmp_path / FILE).write_text("[1]\n")
+    with pytest.raises(BadRecord, match=rf"{FILE}:1: is \[1\]"):
+        read(tmp_path)
+    (tmp_path / FILE).write_bytes(b"\xff")
+    with pytest.raises(DamagedFile, match="UTF-8"):
+        read(tmp_path)
+    with pytest.raises(UsageError, match="cannot be read"):
+        read(tmp_path / "absent.jsonl")
+
+
+def test_labels_say_only_what_differs():
+    assert labels([a_row(), a_row("wise")]) == ["grace", "wise"]
+    rows = [a_row(options={"lr": 1}), a_row(options={"lr": 2}, seed=1), a_row("wise", options={"rho": 3})]
+    assert labels(rows) == ["grace (seed=0, lr=1)", "grace (seed=1, lr=2)", "wise (seed=0)"]

@@ -1,0 +1,96 @@
+"""Tables and pictures of results: from rows alone."""
+
+import io
+import sys
+
+import pytest
+from rich.console import Console
+
+from errata.bench import curve, markdown, table, triangle
+from errata.bench.plots import at_edits
+from errata.bench.tables import _published
+from errata.errors import BadOption, MissingExtra, UnknownName
+from test_bench_record import a_row
+
+ROWS = [a_row("ft_l", 10, 0.3), a_row("grace", 10, 0.7), a_row("grace", 100, 0.65)]
+
+
+def test_markdown_has_the_best_first_for_each_number_of_edits():
+    lines = markdown(ROWS).splitlines()
+    assert lines[0] == "**zsre on tiny, generated_exact**"
+    assert lines[2:] == [
+        "| Method | T | Rel | Gen | Loc | Avg | s/edit | MB |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+        "| grace | 10 | 0.90 | 0.20 | 1.00 | 0.70 | 0.25 | 2 |",
+        "| ft_l | 10 | 0.90 | 0.20 | 1.00 | 0.30 | 0.25 | 2 |",
+        "| grace | 100 | 0.90 | 0.20 | 1.00 | 0.65 | 0.25 | 2 |",
+    ]
+
+
+def test_published_numbers_of_the_same_methods_come_after_ours():
+    lines = markdown(ROWS[1:2], published=True).splitlines()
+    assert lines[4].startswith("| grace | 10 |")
+    assert "| grace (WISE: LLaMA-2-7B) | 10 | 0.96 | 0.00 | 1.00 | 0.65 | – | – |" in lines
+    assert not any("wise" in line for line in lines)
+    assert "other models" in lines[-1]
+
+
+def test_published_averages_are_those_of_the_scores():
+    for source, model, method, edits, reliability, generalization, locality, average in _published():
+        mean = (reliability + generalization + locality) / 3
+        assert average == pytest.approx(mean, abs=0.0101), (source, model, method, edits)
+
+
+def test_the_terminal_table_prints_dashes_for_what_there_is_not():
+    out = io.StringIO()
+    rows = [a_row(seconds_per_edit=None, scores={})]
+    Console(file=out, width=100).print(table(rows))
+    assert "│ grace  │ 10 │   – │   – │   – │   – │      – │  2 │" in out.getvalue()
+
+
+def test_an_unknown_scorer_is_refused():
+    with pytest.raises(UnknownName, match="generated_exact"):
+        markdown(ROWS, "generated_exakt")
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg"])
+def test_pictures_are_written(tmp_path, suffix):
+    pytest.importorskip("matplotlib")
+    for draw in (triangle, curve):
+        path = tmp_path / "new" / f"{draw.__name__}.{suffix}"
+        draw(ROWS, path)
+        head = path.read_bytes()[:200]
+        assert head.startswith(b"\x89PNG") if suffix == "png" else b"<?xml" in head
+
+
+def test_a_picture_says_the_numbers_and_is_the_same_every_time(tmp_path):
+    pytest.importorskip("matplotlib")
+    one, two = tmp_path / "one.svg", tmp_path / "two.svg"
+    triangle(ROWS, one)
+    triangle(ROWS, two)
+    text = one.read_text()
+    assert text == two.read_text()
+    for said in ("grace", "ft_l", "reliability", "generalization", "locality", "average 0.70", "after 10 edits"):
+        assert said in text
+
+
+def test_scores_that_are_missing_can_be_drawn(tmp_path):
+    pytest.importorskip("matplotlib")
+    bare = [a_row(scores={})]
+    triangle(bare, tmp_path / "a.png")
+    curve(bare, tmp_path / "b.png")
+
+
+def test_triangles_are_of_the_largest_number_of_edits_that_all_have():
+    assert [row.edits for row in at_edits(ROWS)] == [10, 10]
+    assert [row.edits for row in at_edits([ROWS[0], ROWS[2]])] == [100], "none is shared: the largest"
+    with pytest.raises(BadOption, match=r"after 7 edits.*\[10, 100\]"):
+        at_edits(ROWS, 7)
+    with pytest.raises(BadOption, match="no results"):
+        at_edits([])
+
+
+def test_without_matplotlib_the_extra_is_named(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(MissingExtra, match=r"errata\[plots\]"):
+        triangle(ROWS, tmp_path / "a.png")

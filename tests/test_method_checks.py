@@ -1,0 +1,245 @@
+"""The numeric sanity checks of methods.md, the (i) list of each method."""
+
+import math
+
+import pytest
+import torch
+
+from errata.edit import Edit
+from errata.errors import BadOption
+from errata.masks import overlaps, unpack
+from errata.memory import Delta
+from errata.methods import make
+from errata.methods.grace import Codebook, place_key
+from errata.methods.memoir import ResidualMemory
+from errata.methods.wise import SideMemory
+from errata.model import EditedModel
+from test_every_method import UNRELATED, edited, fresh, logits
+from tiny import EDITS
+
+
+def with_options(method: str, **options: object) -> EditedModel:
+    """A tiny model whose method has these options."""
+    plain = fresh(method)
+    base = plain.detach()
+    return EditedModel(
+        base, plain.tokens.tokenizer, make(method, **options), irrelevant=plain.sampling.irrelevant,
+        prefixes=plain.sampling.prefixes, expected=len(EDITS),
+    )  # fmt: skip
+
+
+def memory_of(model: EditedModel, kind: type) -> torch.nn.Module:
+    """The one memory of a model."""
+    (memory,) = model.memories.values()
+    assert isinstance(memory, kind)
+    return memory
+
+
+# -- MEMOIR ------------------------------------------------------------------------------------------------------------
+
+
+def test_memoir_writes_through_its_mask_only() -> None:
+    model = fresh("memoir")
+    model.edit(EDITS[0])
+    memory = memory_of(model, ResidualMemory)
+    outside = ~unpack(memory.masks[0], memory.site.in_features)
+    assert torch.equal(memory.weight[:, outside], torch.zeros_like(memory.weight[:, outside]))
+    assert memory.weight.abs().sum() > 0
+
+
+def test_memoir_masks_never_change() -> None:
+    one, four = fresh("memoir"), edited("memoir", "llama")
+    one.edit(EDITS[0])
+    assert torch.equal(memory_of(one, ResidualMemory).masks[0], memory_of(four, ResidualMemory).masks[0])
+
+
+def test_memoir_with_all_features_is_dense_residual_fine_tuning() -> None:
+    model = with_options("memoir", active=1.0, tau=0.0)
+    model.edit(EDITS[0])
+    memory = memory_of(model, ResidualMemory)
+    assert unpack(memory.masks, memory.site.in_features).all()
+    for prompt in UNRELATED:
+        logits(model, prompt)
+        assert model.routing.decisions["memoir"].rows.all()
+
+
+def test_memoir_the_same_prompt_again_takes_over_its_mask() -> None:
+    model = fresh("memoir")
+    model.edit(EDITS[0])
+    model.edit(Edit(EDITS[0].prompt, "Sondo"))
+    memory = memory_of(model, ResidualMemory)
+    assert len(memory.masks) == 1
+    assert memory.owners.tolist() == [1]
+    assert model.explain(EDITS[0].prompt)["memories"][0]["nearest"]["target"] == "Sondo"
+
+
+def test_memoir_threshold_rises_as_edits_come() -> None:
+    model = fresh("memoir")
+    found = []
+    for edit in EDITS:
+        model.edit(edit)
+        found.append(float(memory_of(model, ResidualMemory).threshold))
+    assert found == sorted(found)
+    memory = memory_of(model, ResidualMemory)
+    wrongly = memory.score(memory.irrelevant, memory.masks).amax(1) >= memory.threshold
+    assert wrongly.float().mean() <= 0.005 + 1 / len(memory.irrelevant)
+
+
+def test_memoir_weight_decay_shrinks_all_of_the_memory_as_released() -> None:
+    plain, decayed = with_options("memoir"), with_options("memoir", weight_decay=1e-2)
+    for model in (plain, decayed):
+        model.edit_many(EDITS[:2])
+    first = unpack(memory_of(plain, ResidualMemory).masks[0], 64) & ~unpack(
+        memory_of(plain, ResidualMemory).masks[1], 64
+    )
+    norm = [float(memory_of(m, ResidualMemory).weight[:, first].norm()) for m in (plain, decayed)]
+    assert norm[1] < norm[0]
+
+
+def test_overlap_of_a_prompt_with_itself_is_exact() -> None:
+    memory = memory_of(edited("memoir", "llama"), ResidualMemory)
+    assert (overlaps(memory.masks, memory.masks).diagonal() == memory.active).all()
+
+
+# -- WISE --------------------------------------------------------------------------------------------------------------
+
+
+def test_wise_changes_nothing_outside_the_shard_masks() -> None:
+    model = edited("wise", "llama")
+    memory, editor = memory_of(model, SideMemory), model.editor
+    for shard in range(2):
+        mask = editor._mask(model, memory, 0, shard).bool()
+        assert not memory.shards[shard][~mask].any()
+        assert memory.shards[shard][mask].any()
+
+
+def test_wise_without_a_shift_never_answers() -> None:
+    model = fresh("wise")
+    for prompt in (EDITS[0].prompt, *UNRELATED):
+        logits(model, prompt)
+        assert not model.routing.decisions["wise"].rows.any()
+
+
+def test_wise_act_ratio_opens_and_closes_the_gate() -> None:
+    closed, opened = with_options("wise", act_ratio=math.inf), with_options("wise", act_ratio=0.0)
+    for model, expected in ((closed, False), (opened, True)):
+        model.edit(EDITS[0])
+        logits(model, EDITS[0].prompt)
+        assert bool(model.routing.decisions["wise"].rows[0]) is expected
+
+
+def test_wise_merges_as_many_shards_as_it_is_told() -> None:
+    model = edited("wise", "llama")
+    assert memory_of(model, SideMemory).shards.shape[0] == 2
+    assert int(memory_of(model, SideMemory).edits) == 2
+    rounds = with_options("wise", shard_edits=1, k=2)
+    rounds.edit_many(EDITS[:3])
+    memory = memory_of(rounds, SideMemory)
+    assert int(memory.rounds) == 1
+    assert memory.settled.shape[0] == 1
+    assert memory.shards.shape[0] == 1
+
+
+def test_wise_mask_density_is_rho() -> None:
+    model = with_options("wise", rho=0.3)
+    mask = model.editor._mask(model, memory_of(model, SideMemory), 0, 0)
+    n = mask.numel()
+    assert abs(float(mask.mean()) - 0.3) < 4 * math.sqrt(0.3 * 0.7 / n)
+
+
+# -- GRACE -------------------------------------------------------------------------------------------------------------
+
+
+def test_grace_edit_prompt_hits_its_own_key() -> None:
+    model = edited("grace", "llama")
+    for i, edit in enumerate(EDITS):
+        logits(model, edit.prompt)
+        decision = model.routing.decisions["grace"]
+        assert bool(decision.rows[0])
+        assert int(decision.pick[0]) == i
+        assert abs(float(decision.score[0])) < 1e-4
+
+
+def test_grace_with_no_radius_is_an_exact_match_memory() -> None:
+    model = with_options("grace", epsilon=0.0)
+    model.edit_many(EDITS)
+    for prompt in (*UNRELATED, *EDITS[0].rephrases):
+        logits(model, prompt)
+        assert not model.routing.decisions["grace"].rows.any()
+
+
+def book_with(key: list[float], label: list[int], epsilon: float) -> dict[str, torch.Tensor]:
+    empty = {
+        "keys": torch.zeros(0, 2), "values": torch.zeros(0, 3), "epsilon": torch.zeros(0),
+        "labels": torch.zeros(0, 0, dtype=torch.long), "owners": torch.zeros(0, dtype=torch.long),
+    }  # fmt: skip
+    return place_key(empty, torch.tensor(key), torch.zeros(3), torch.tensor(label), epsilon)[0]
+
+
+def test_grace_conflicting_edits_split_their_balls() -> None:
+    book, j = place_key(book_with([0.0, 0], [7], 3.0), torch.tensor([1.0, 0]), torch.zeros(3), torch.tensor([8]), 3.0)
+    assert j == 1
+    assert book["epsilon"].tolist() == pytest.approx([0.5 - 1e-5, 0.5])
+    assert float(book["epsilon"].sum()) < 1.0, "disjoint"
+
+
+def test_grace_agreeing_edits_share_a_key() -> None:
+    book, j = place_key(
+        book_with([0.0, 0], [7, 9], 1.0), torch.tensor([1.5, 0]), torch.zeros(3), torch.tensor([7, 9]), 1.0
+    )
+    assert j == 0
+    assert book["epsilon"].tolist() == [1.5]
+    assert len(book["keys"]) == 1
+
+
+def test_grace_far_edits_get_keys_of_their_own() -> None:
+    book, j = place_key(
+        book_with([0.0, 0], [7], 1.0), torch.tensor([9.0, 0]), torch.zeros(3), torch.tensor([8, 8]), 1.0
+    )
+    assert j == 1
+    assert book["epsilon"].tolist() == [1, 1]
+    assert book["labels"].tolist() == [[7, -1], [8, 8]]
+
+
+def test_grace_stores_one_vector_an_edit() -> None:
+    memory = memory_of(edited("grace", "llama"), Codebook)
+    assert memory.keys.shape == (4, 64)
+    assert memory.values.shape == (4, 32)
+
+
+# -- FT-L --------------------------------------------------------------------------------------------------------------
+
+
+def test_ft_l_stays_in_its_box_after_every_edit() -> None:
+    model = with_options("ft_l", epsilon=5e-4)
+    before = torch.zeros_like(memory_of(model, Delta).shift)
+    for edit in EDITS:
+        model.edit(edit)
+        shift = memory_of(model, Delta).shift
+        assert float((shift - before).abs().max()) <= 5e-4 + 1e-9
+        before = shift
+
+
+def test_ft_l_drift_bounds_all_edits_together() -> None:
+    model = with_options("ft_l", epsilon=5e-4, drift=6e-4)
+    model.edit_many(EDITS)
+    assert float(memory_of(model, Delta).shift.abs().max()) <= 6e-4 + 1e-9
+
+
+def test_ft_l_released_objective_is_an_option() -> None:
+    proper, released = with_options("ft_l", epsilon=None), with_options("ft_l", epsilon=None, objective="prompt_last")
+    ends = [model.edit(EDITS[1]).probability_after for model in (proper, released)]
+    assert ends[0] > ends[1]
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("ft_l", {"objective": "x"}), ("ft_l", {"steps": 0}), ("grace", {"start": "hot"}), ("grace", {"epsilon": -1.0}),
+        ("memoir", {"active": 0.0}), ("memoir", {"feature": "x"}), ("wise", {"rho": 0.0}), ("wise", {"k": 0}),
+        ("wise", {"merge": "soup"}), ("wise", {"margins": "x"}),
+    ],
+)  # fmt: skip
+def test_options_out_of_range_are_refused_by_name(method: str, options: dict[str, object]) -> None:
+    with pytest.raises(BadOption, match=method):
+        make(method, **options)
