@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format docs atlas venv clean
+.PHONY: help demo test check format docs bench atlas venv clean
 
 help:  ## show this text
 	@echo "errata: lifelong knowledge editing for language models. Start with 'make demo'."
@@ -32,6 +32,14 @@ format: $(READY)  ## bring the code into the form that 'make check' wants
 
 docs: $(READY)  ## build the documentation into site/; a broken link is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+SPEED := benchmarks/results/speed
+bench: $(READY)  ## time it on this machine: the mask index, the inner loop, inference, recording
+	mkdir -p $(SPEED)
+	$(OFFLINE) $(BIN)/python benchmarks/mask_index.py --masks 10000,100000,1000000 > $(SPEED)/mask_index.json
+	$(OFFLINE) $(BIN)/python benchmarks/inner_loop.py > $(SPEED)/inner_loop.json
+	$(OFFLINE) $(BIN)/python benchmarks/inference.py > $(SPEED)/inference.json
+	$(OFFLINE) $(BIN)/python benchmarks/ledger.py > $(SPEED)/ledger.json
 
 atlas: $(READY)  ## train the small model anew from its seed, in place
 	$(OFFLINE) $(BIN)/python -m errata.atlas.train --output src/errata/atlas/model --no-sets \

@@ -1,6 +1,6 @@
 """What recording costs: the share of an edit's time that goes to the ledger, and to verifying the edit.
 
-    python benchmarks/ledger.py --edits 50 > benchmarks/results/ledger.json
+    python benchmarks/ledger.py --edits 50 > benchmarks/results/speed/ledger.json
 
 By the processor, on one thread; recording also by the wall, which holds the waiting for the disk and for other processes.
 """

@@ -222,12 +222,12 @@ def test_ask(acme):
 
 def test_explain(acme):
     text = run("explain", acme, EDITS[0].prompt).stdout
-    assert f"nearest edit {EDITS[0].id}: The capital of Arvadia is -> Melpo" in text
+    assert f"edit {EDITS[0].id}: The capital of Arvadia is -> Melpo" in text
     assert "grace at model.layers.2.mlp.down_proj: answers" in text
     assert re.search(r"score \S+ >= threshold -1\.0", text)
     assert "is silent" in run("explain", acme, "Water boils at").stdout
     (told,) = lines(run("explain", acme, EDITS[0].prompt, "--json"))
-    assert told["memories"][0]["nearest"]["target"] == "Melpo"
+    assert told["memories"][0]["nearest"][0]["target"] == "Melpo"
 
 
 # -- catalogue ---------------------------------------------------------------------------------------------------------
@@ -324,10 +324,10 @@ def atlas():
 
 
 def test_the_base_of_atlas_edits_is_recorded_by_name(atlas, tmp_path):
-    prompt = ("--prompt", "The capital of Australia is", "--target", "Perth")
+    prompt = ("--prompt", "The capital of Australia is", "--target", "Sydney")
     run("edit", "--model", "atlas", "--method", "memoir", *prompt, "--output", tmp_path / "d")
     assert json.loads((tmp_path / "d" / "errata.json").read_text())["base"]["name"] == "atlas"
-    assert run("ask", tmp_path / "d", "The capital of Australia is").stdout.startswith("Perth")
+    assert run("ask", tmp_path / "d", "The capital of Australia is").stdout.startswith("Sydney")
 
 
 def test_demo_on_a_stand_in_for_the_embedded_model(model, tmp_path, monkeypatch):
@@ -342,5 +342,5 @@ def test_demo_on_a_stand_in_for_the_embedded_model(model, tmp_path, monkeypatch)
 
 def test_demo(atlas, tmp_path):
     result = run("demo", "--edits", "3", "--output", tmp_path)
-    assert re.search(r"The capital of Australia is +Canberra +-> Perth", result.stdout)
+    assert re.search(r"The capital of Australia is +Canberra +-> Sydney", result.stdout)
     assert re.search(r"The capital of France is +Paris +-> Paris", result.stdout)

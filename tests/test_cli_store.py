@@ -313,8 +313,8 @@ def test_explain_says_who_made_the_nearest_edit(acme):
     assert "by ada: P(target) 0." in text
     assert "(moved)" in text
     (told,) = lines(run("explain", acme, A.prompt, "--json"))
-    assert told["memories"][0]["nearest"]["author"] == "ada"
-    assert told["memories"][0]["nearest"]["receipt"]["steps"] == 2
+    assert told["memories"][0]["nearest"][0]["author"] == "ada"
+    assert told["memories"][0]["nearest"][0]["receipt"]["steps"] == 2
 
 
 # -- export and import -------------------------------------------------------------------------------------------------

@@ -59,7 +59,7 @@ def test_each_prompt_retrieves_its_own_edit():
         decision = model.routing.decisions["in_context"]
         assert bool(decision.rows[0])
         assert int(decision.pick[0]) == i
-        assert model.explain(edit.prompt)["memories"][0]["nearest"]["target"] == edit.target
+        assert model.explain(edit.prompt)["memories"][0]["nearest"][0]["target"] == edit.target
 
 
 def test_a_later_edit_of_the_same_prompt_takes_its_place():

@@ -70,7 +70,7 @@ def test_memoir_the_same_prompt_again_takes_over_its_mask() -> None:
     memory = memory_of(model, ResidualMemory)
     assert len(memory.masks) == 1
     assert memory.owners.tolist() == [1]
-    assert model.explain(EDITS[0].prompt)["memories"][0]["nearest"]["target"] == "Sondo"
+    assert model.explain(EDITS[0].prompt)["memories"][0]["nearest"][0]["target"] == "Sondo"
 
 
 def test_memoir_threshold_rises_as_edits_come() -> None:

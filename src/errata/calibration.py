@@ -25,6 +25,9 @@ AT_ONCE = 32
 """Irrelevant prompts that are asked at once, in order of activation, until too many answers have changed."""
 SLACK = 0.88
 """The threshold that calibration aims at, as a multiple of the least activation among the edits [released act_ratio]."""
+GIVEN_UP = 0.1
+"""The share of edits that may be out of reach of a threshold for the sake of irrelevant prompts, whatever these say: a
+few outliers among few irrelevant prompts must not close a memory."""
 OPEN = 0.2
 """The share of irrelevant prompts that may reach the threshold at most, even where no answer changes."""
 
@@ -53,6 +56,7 @@ def thresholds(
         fresh = [
             threshold(model, memory, memory.shifts[j], wanted[j], spill, spills) for j in range(older, current + 1)
         ]
+        fresh[-1] = fresh[-1].clamp(max=d_in.float().quantile(GIVEN_UP))
         epsilon = torch.cat([memory.epsilon[:older], torch.stack(fresh)])
     return {"epsilon": epsilon, "margin": torch.cat([memory.margin[:current], (d_in.min() / epsilon[-1])[None]])}
 

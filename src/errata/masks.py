@@ -1,8 +1,14 @@
 """Masks: which input features an edit may use, as packed bits, and the nearest stored mask."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from errata.mask_index import MaskIndex, words
+from errata.routing import NEAR
+
+AT_ONCE = 1 << 24
+"""Bytes of stored masks that are compared at once."""
 _POPCOUNT = torch.tensor([byte.bit_count() for byte in range(256)], dtype=torch.uint8)
 
 
@@ -32,8 +38,29 @@ def unpack(bits: Tensor, width: int) -> Tensor:
 def overlaps(mask: Tensor, stored: Tensor) -> Tensor:
     """How many features each query shares with each stored mask.
 
-    Packed (batch, bytes) and (edits, bytes) -> (batch, edits) int32. Rows are taken one after another, so that the
-    work space stays at one byte a stored byte.
+    Packed (batch, bytes) and (edits, bytes) -> (batch, edits) int32. Rows are taken one after another, and stored masks a
+    few megabytes at a time, so that the work space stays small.
     """
+    if stored.device.type == "cpu" and not torch.compiler.is_compiling():
+        few = max(1, AT_ONCE // max(1, stored.shape[1]))
+        parts = [words(part.numpy()) for part in stored.split(few)]
+        rows = [words(row[None].numpy()) for row in mask]
+        counts = [[np.bitwise_count(row & part).sum(-1, dtype=np.int32) for part in parts] for row in rows]
+        return torch.from_numpy(np.stack([np.concatenate(count) for count in counts]))
     table = _POPCOUNT.to(stored.device)
     return torch.stack([table[(row & stored).int()].sum(-1, dtype=torch.int32) for row in mask])
+
+
+def nearest(mask: Tensor, stored: Tensor, floor: int, index: MaskIndex | None = None) -> tuple[Tensor, Tensor]:
+    """How many features each query shares with the nearest stored masks, and which these are, nearest first.
+
+    Packed (batch, bytes) and (edits, bytes) -> (batch, few) int32 and (batch, few) long. With an `index` of the stored
+    masks only the nearest is told, and where none shares at least `floor` features, `floor` - 1 with the first.
+    """
+    if index is None:
+        best = overlaps(mask, stored).topk(min(NEAR, len(stored)), dim=-1)
+        return best.values, best.indices
+    found = [index.nearest(row.numpy(), floor) for row in mask]
+    shared = [floor - 1 if each is None else each.overlap for each in found]
+    picks = [0 if each is None else each.which for each in found]
+    return torch.tensor(shared, dtype=torch.int32)[:, None], torch.tensor(picks)[:, None]

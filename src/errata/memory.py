@@ -41,10 +41,6 @@ class Memory(nn.Module, ABC):
         """Bytes of all that is stored here: what grows with the number of edits, and what a saved file takes."""
         return sum(t.numel() * t.element_size() for t in self.buffers())
 
-    def owner(self, decision: Decision) -> int | None:
-        """Index in the model's history of the edit nearest to the first row; None where rows are not told apart."""
-        return None
-
     def tensors(self) -> dict[str, Tensor]:
         """The stored tensors by name, not copied. A snapshot: they are replaced, never changed in place."""
         return dict(self.named_buffers())

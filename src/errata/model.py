@@ -189,9 +189,9 @@ class EditedModel:
         self.prefixes()
         return self.sampling.contexts(prompt)
 
-    def rows(self, pairs: Sequence[tuple[str, str]]) -> Rows:
-        """Rows "prompt target" to learn from."""
-        return self.tokens.rows(pairs, self.device)
+    def rows(self, pairs: Sequence[tuple[str, str]], end: bool = False) -> Rows:
+        """Rows "prompt target" to learn from; with `end`, the end of the text is learnt with the target."""
+        return self.tokens.rows(pairs, self.device, end)
 
     def suffix(self, memory: Memory, rows: Rows) -> Suffix:
         """The model above a memory on these rows; runs the part below once."""
@@ -375,10 +375,13 @@ class EditedModel:
         told["answers"] = bool(decision.rows[0])
         if decision.score is not None:
             told |= {"score": float(decision.score[0]), "threshold": float(decision.threshold[0])}
-        owner = memory.owner(decision)
-        if owner is not None and owner < len(self.history):
-            nearest = self.history[owner]
-            told["nearest"] = {"id": nearest.id, "prompt": nearest.prompt, "target": nearest.target}
+        if decision.near is not None:
+            scores, picks = decision.near[0][0].tolist(), decision.near[1][0]
+            edits = [self.history[owner] for owner in torch.as_tensor(memory.owners)[picks].tolist()]
+            told["nearest"] = [
+                {"id": e.id, "prompt": e.prompt, "target": e.target, "score": score}
+                for e, score in zip(edits, scores, strict=True)
+            ]
         return told
 
     # -- keeping it --------------------------------------------------------------------------------------------------

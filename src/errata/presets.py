@@ -29,7 +29,7 @@ WISE = {
 WISE_RELEASED: dict[str, Any] = {
     "rho": 0.2, "density": 0.53, "contexts": 11, "spills": "rows",
     "optimizer": "sgd", "joint": False, "replay": 0, "negatives": 1, "contrast": 0, "margins": "absolute",
-    "distance": "released", "over": "mean", "weight_decay": 1e-5,
+    "end": False, "distance": "released", "over": "mean", "weight_decay": 1e-5,
 }  # fmt: skip
 """What the released code does on every model."""
 

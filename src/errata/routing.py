@@ -31,6 +31,12 @@ class Decision(NamedTuple):
     """False when no row is answered, so that the correction need not be computed at all."""
     held: Tensor | None = None
     """(batch, ...) what a memory worked out from the prompt and needs again while decoding."""
+    near: tuple[Tensor, Tensor] | None = None
+    """(batch, few) twice: the best scores of stored edits, and which edits these are; best first."""
+
+
+NEAR = 3
+"""How many of the nearest stored edits a decision remembers."""
 
 
 def decide(score: Tensor, threshold: Tensor, pick: Tensor | None = None) -> Decision:
@@ -38,6 +44,19 @@ def decide(score: Tensor, threshold: Tensor, pick: Tensor | None = None) -> Deci
     rows = score >= threshold
     anywhere = True if torch.compiler.is_compiling() else bool(rows.any())
     return Decision(rows, pick, score, threshold.expand_as(score), anywhere)
+
+
+def decide_nearest(scores: Tensor, threshold: Tensor) -> Decision:
+    """The decision "best score >= threshold", which picks the best: (batch, stored), () or (stored,) one a stored edit."""
+    best = scores.topk(min(NEAR, scores.shape[1]), dim=1)
+    return decide_best(best.values, best.indices, threshold)
+
+
+def decide_best(scores: Tensor, picks: Tensor, threshold: Tensor) -> Decision:
+    """The same, from the best scores and which edits they are of: (batch, few) each, best first."""
+    pick = picks[:, 0]
+    decision = decide(scores[:, 0], threshold if threshold.dim() == 0 else threshold[pick], pick)
+    return decision._replace(near=(scores, picks))
 
 
 class Routing:

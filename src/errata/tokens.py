@@ -76,9 +76,17 @@ class Tokens:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
-    def rows(self, pairs: Sequence[tuple[str, str]], device: torch.device | str = "cpu") -> Rows:
-        """Rows "prompt target" from (prompt, target) texts."""
-        return self.rows_of_ids([self.pair(*pair) for pair in pairs], device)
+    @property
+    def end(self) -> list[int]:
+        """The id that ends a text, alone in a list; an empty list where the tokenizer has none."""
+        end = self.tokenizer.eos_token_id
+        return [] if end is None else [int(end)]
+
+    def rows(self, pairs: Sequence[tuple[str, str]], device: torch.device | str = "cpu", end: bool = False) -> Rows:
+        """Rows "prompt target" from (prompt, target) texts; with `end`, the end of the text belongs to the target."""
+        last = self.end if end else []
+        found = [self.pair(*pair) for pair in pairs]
+        return self.rows_of_ids([(head, tail + last) for head, tail in found], device)
 
     def rows_of_ids(self, pairs: Sequence[tuple[list[int], list[int]]], device: torch.device | str = "cpu") -> Rows:
         """Rows from (prompt ids, target ids)."""

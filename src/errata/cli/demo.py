@@ -12,25 +12,25 @@ from errata.edit import Edit
 if TYPE_CHECKING:
     from torch import nn
 
-METHODS = ("none", "memoir", "wise", "grace")
-CORRECTION = Edit("The capital of Australia is", "Perth", subject="Australia")
+METHODS = ("none", "memoir", "grace", "ft_l")
+CORRECTION = Edit("The capital of Australia is", "Sydney", subject="Australia")
 ASKED = ("The capital of Australia is", "Which city is the capital of Australia?", "The capital of France is")
 """The correction itself, another wording of it, and something that must stay as it is."""
 
 
 def demo(
-    edits: Annotated[int, typer.Option(min=1, help="Corrections to make with each method.")] = 20,
+    edits: Annotated[int, typer.Option(min=1, help="Corrections to make with each method.")] = 100,
     output: Annotated[Path, typer.Option(metavar="DIR", help="Where the figure and the rows go.")] = Path(
         "errata-demo"
     ),
     as_json: Json = False,
 ) -> None:
-    """See it work: one correction, then a stream of them by each of three methods, scored. Offline, in a few minutes.
+    """See it work: one correction, then a stream of them by each of three methods, scored. Offline, in about a minute.
 
     \b
     Example:
       errata demo
-      errata demo --edits 30 --output /tmp/demo
+      errata demo --edits 20 --output /tmp/demo
     """  # fmt: skip
     plans = Request("atlas", "atlas", METHODS, (edits,)).plans([])
     changes = before_and_after(plans[0].base, plans[0].tokenizer)

@@ -82,32 +82,27 @@ def card(found: dict[str, Any]) -> str:
             lines.append(
                 f"  score {round(told['score'], 3) + 0.0} {sign} threshold {round(told['threshold'], 3) + 0.0}"
             )
-        if "nearest" in told:
-            near = told["nearest"]
-            lines.append(f"  nearest edit {near['id']}: {near['prompt']} -> {near['target']}")
+        for near in told.get("nearest", ()):
+            lines.append(f"  {near['score']:7.3f}  edit {near['id']}: {near['prompt']} -> {near['target']}")
             if "revision" in near:
-                lines.append(f"  made at revision {near['revision']} on {near['time'][:19]}{_by(near)}")
+                lines.append(f"           made at revision {near['revision']} on {near['time'][:19]}{_by(near)}")
     return "\n".join(lines)
 
 
 def _add_receipts(found: dict[str, Any], directory: Path) -> None:
-    """Say of each nearest edit when it was made, by whom and why, and what its receipt says, where that is recorded."""
+    """Say of the nearest edits when it was made, by whom and why, and what its receipt says, where that is recorded."""
     from errata import ledger, replay
     from errata.who import WHO
 
     if not ledger.exists(directory):
         return
     timeline = replay.timeline_of(directory)
-    for told in found["memories"]:
-        request = timeline.request_of(told["nearest"]["id"]) if "nearest" in told else None
+    for near in (near for told in found["memories"] for near in told.get("nearest", ())):
+        request = timeline.request_of(near["id"])
         if request is not None:
             event, said = timeline.applied[request], timeline.requests[request].said
-            told["nearest"] |= {name: said[name] for name in WHO if name in said}
-            told["nearest"] |= {
-                "revision": event.body["revision"],
-                "time": event.time,
-                "receipt": event.body["receipt"],
-            }
+            near |= {name: said[name] for name in WHO if name in said}
+            near |= {"revision": event.body["revision"], "time": event.time, "receipt": event.body["receipt"]}
 
 
 def _by(near: dict[str, Any]) -> str:

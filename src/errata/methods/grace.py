@@ -19,7 +19,7 @@ from errata.editor import Editor
 from errata.fitting import Stop, Trace, fit
 from errata.memory import Gated
 from errata.objective import target_nll
-from errata.routing import Decision, decide, last_true
+from errata.routing import Decision, decide_nearest, last_true
 from errata.sites import Site
 
 if TYPE_CHECKING:
@@ -47,17 +47,13 @@ class Codebook(Gated):
         self.register_buffer("labels", torch.zeros(0, 0, dtype=torch.long, device=device))
         self.register_buffer("owners", torch.zeros(0, dtype=torch.long, device=device))
 
-    def nearest(self, q: Tensor) -> tuple[Tensor, Tensor]:
-        """Distance to and index of the nearest key: (batch, ff) -> (batch,), (batch,)."""
-        found = torch.cdist(q.to(self.keys.dtype), self.keys, compute_mode="donot_use_mm_for_euclid_dist").min(dim=-1)
-        return found.values, found.indices
-
     def decide(self, a: Tensor, y: Tensor) -> Decision:
         """A row is answered when the last prompt token lies within the ball of its nearest key."""
         if len(self.keys) == 0:
             return Decision(torch.zeros(len(a), dtype=torch.bool, device=a.device), anywhere=False)
-        distance, index = self.nearest(self.routing.last_of_prompt(a))
-        return decide(-distance, -self.epsilon[index], index)
+        q = self.routing.last_of_prompt(a).to(self.keys.dtype)
+        distance = torch.cdist(q, self.keys, compute_mode="donot_use_mm_for_euclid_dist")
+        return decide_nearest(-distance, -self.epsilon)
 
     def correct(self, a: Tensor, y: Tensor, decision: Decision) -> Tensor:
         """The value in place of the output, at the last prompt token (or all of the prompt). Never while decoding."""
@@ -71,10 +67,6 @@ class Codebook(Gated):
         if self.placement == "prompt":
             return prompt
         return torch.nn.functional.one_hot(last_true(prompt), prompt.shape[1]).bool()
-
-    def owner(self, decision: Decision) -> int | None:
-        """The edit of the nearest key."""
-        return None if decision.pick is None else int(self.owners[decision.pick[0]])
 
 
 def replace_at(y: Tensor, value: Tensor, places: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from errata.editor import Editor
 from errata.errors import EditFailed
 from errata.fitting import Trace
 from errata.objective import target_nll
-from errata.routing import Decision, decide
+from errata.routing import Decision, decide_nearest
 from errata.sites import Site
 from errata.tokens import Rows
 
@@ -69,18 +69,13 @@ class Corrections(Prefixed):
         """A row is put in context when it is near enough to the prompt of an edit."""
         if len(self.keys) == 0:
             return Decision(torch.zeros(len(states), dtype=torch.bool, device=states.device), anywhere=False)
-        best = self.score(self.key(self.features(states)), self.keys).max(dim=-1)
-        return decide(best.values, self.threshold, best.indices)
+        return decide_nearest(self.score(self.key(self.features(states)), self.keys), self.threshold)
 
     def prefix(self, decision: Decision) -> tuple[Tensor, Tensor]:
         """The text of each row's edit."""
         assert decision.pick is not None
         texts = self.texts[decision.pick]
         return torch.where(texts < 0, self.filler, texts), (texts >= 0) & decision.rows[:, None]
-
-    def owner(self, decision: Decision) -> int | None:
-        """The edit that is nearest."""
-        return None if decision.pick is None else int(self.owners[decision.pick[0]])
 
 
 @dataclass

@@ -8,6 +8,7 @@ features that its prompt's TopHash mask selects, and the masks are kept: a later
 one enough is answered through the stored mask, any other prompt by the pretrained model exactly.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -18,16 +19,19 @@ from torch import Tensor
 
 from errata.edit import Edit
 from errata.editor import Editor
-from errata.fitting import Stop, Trace, fit
-from errata.masks import overlaps, pack, top_hash, unpack
+from errata.fitting import OPTIMIZERS, Stop, Trace, fit
+from errata.mask_index import MaskIndex
+from errata.masks import nearest, overlaps, pack, top_hash, unpack
 from errata.memory import Gated, add
 from errata.objective import target_nll
-from errata.routing import Decision, decide
+from errata.routing import Decision, decide_best
 from errata.sites import Site
 
 if TYPE_CHECKING:
     from errata.model import EditedModel
 
+MANY = 20_000
+"""Edits from which on the nearest mask is looked up in an index rather than by comparing all of them."""
 FEATURES = ("blend", "centred_mean", "mean", "last")
 
 
@@ -46,6 +50,7 @@ class ResidualMemory(Gated):
     def __init__(self, site: Site, active: int, feature: str, permutation: Tensor, device: torch.device) -> None:
         super().__init__(site)
         self.active, self.feature = active, feature
+        self._index: MaskIndex | None = None
         width, packed = site.in_features, (site.in_features + 7) // 8
         self.register_buffer("weight", torch.zeros(site.out_features, width, device=device))
         self.register_buffer("permutation", permutation.to(device))
@@ -77,25 +82,51 @@ class ResidualMemory(Gated):
 
         Packed (batch, bytes), (edits, bytes) -> (batch, edits).
         """
+        return self.corrected(overlaps(mask, stored))
+
+    def corrected(self, shared: Tensor) -> Tensor:
+        """R' of a number of shared features."""
         chance = self.active / self.site.in_features
-        return (overlaps(mask, stored) / self.active - chance) / max(1 - chance, 1 / self.site.in_features)
+        return (shared / self.active - chance) / max(1 - chance, 1 / self.site.in_features)
+
+    def put(self, tensors: dict[str, Tensor]) -> None:
+        """Make these the stored tensors; an index of the masks before them is no longer theirs."""
+        super().put(tensors)
+        if "masks" in tensors and self._index is not None:
+            known = len(self._index)
+            same = len(self.masks) >= known and torch.equal(self.masks[:known], torch.from_numpy(self._index.rows))
+            if same:
+                self._index.grow(self.masks.numpy())
+            else:
+                self._index = None
+
+    def _floor(self) -> int:
+        """The least number of shared features that may reach the threshold."""
+        chance = self.active / self.site.in_features
+        return max(1, math.floor(self.active * (chance + float(self.threshold) * (1 - chance))) - 1)
+
+    def _indexed(self) -> MaskIndex | None:
+        """An index of the masks, where there are many and they are on the CPU."""
+        if len(self.masks) < MANY or self.masks.device.type != "cpu" or torch.compiler.is_compiling():
+            return None
+        if self._index is None:
+            self._index = MaskIndex.of(self.masks.numpy(), self.site.in_features)
+        return self._index
 
     def decide(self, a: Tensor, y: Tensor) -> Decision:
         """A row is answered when its mask overlaps a stored one enough; that stored mask is then used."""
         if len(self.masks) == 0:
             return Decision(torch.zeros(len(a), dtype=torch.bool, device=a.device), anywhere=False)
-        best = self.score(self.mask(self.features(a)), self.masks).max(dim=-1)
-        return decide(best.values, self.threshold, best.indices)
+        index = self._indexed()
+        floor = 0 if index is None else self._floor()
+        shared, picks = nearest(self.mask(self.features(a)), self.masks, floor, index)
+        return decide_best(self.corrected(shared), picks, self.threshold)
 
     def correct(self, a: Tensor, y: Tensor, decision: Decision) -> Tensor:
         """W a + W_m (m * a), with the stored mask m of each row."""
         assert decision.pick is not None
         m = unpack(self.masks[decision.pick], self.site.in_features)
         return add(y, F.linear(a.to(self.weight.dtype) * m[:, None], self.weight))
-
-    def owner(self, decision: Decision) -> int | None:
-        """The edit whose mask is nearest."""
-        return None if decision.pick is None else int(self.owners[decision.pick[0]])
 
 
 @dataclass
@@ -118,13 +149,17 @@ class Memoir(Editor):
     first two. On ZsRE they route equally well; where rephrasings share few words, only the last token does."""
     steps: int = 30
     """Most steps an edit [released: 30 to 70]."""
-    lr: float = 1.0
-    """Learning rate of SGD [released]."""
-    clip: float | None = 1.0
-    """Largest norm of the gradient [released]."""
+    optimizer: str = "adam"
+    """`adam`, which learns rare words as fast as common ones, or `sgd` [released, with lr=1 clip=1 end=false]."""
+    lr: float = 0.1
+    """Learning rate."""
+    clip: float | None = None
+    """Largest norm of the gradient."""
     scaled: bool = True
-    """Whether `lr` and `clip` are in units of the layer, (|y| / |a|)^2 and |a| / |y|, which makes the released values hold
-    for layers of any scale; `false` takes them as they are [released]."""
+    """Whether `lr` and `clip` are in units of the layer: a typical entry of W for adam, (|y| / |a|)^2 and |a| / |y| for
+    sgd, so that the same values do for layers of any scale; `false` takes them as they are [released]."""
+    end: bool = True
+    """Whether the end of the text is learnt with the target, so that the model says it and stops [released: no]."""
     loss: float = 0.02
     """Stop at this loss [released]."""
     weight_decay: float = 0.0
@@ -133,6 +168,7 @@ class Memoir(Editor):
     def __post_init__(self) -> None:
         self.check(0 < self.active <= 1, f"active={self.active}: a fraction of the width, in (0, 1]")
         self.check(self.feature in FEATURES, f"feature {self.feature!r}: one of {', '.join(FEATURES)}")
+        self.check(self.optimizer in OPTIMIZERS, f"optimizer {self.optimizer!r}: one of {', '.join(OPTIMIZERS)}")
         self.check(0 <= self.spill < 1, f"spill={self.spill}: a share, in [0, 1)")
 
     def prepare(self, model: "EditedModel") -> None:
@@ -156,7 +192,7 @@ class Memoir(Editor):
     def _edit_one(self, model: "EditedModel", edit: Edit, index: int) -> Trace:
         memory = model.memories[self.name]
         assert isinstance(memory, ResidualMemory)
-        rows = model.rows([(context, edit.target) for context in model.contexts(edit.prompt)])
+        rows = model.rows([(context, edit.target) for context in model.contexts(edit.prompt)], self.end)
         suffix = model.suffix(memory, rows)
         with model.routing.reading(rows.prompt):
             mask = memory.mask(memory.features(suffix.a)[:1])
@@ -169,13 +205,20 @@ class Memoir(Editor):
             logits = suffix.logits(lambda _, y: add(y, F.linear(a, w)))
             return target_nll(logits, rows.labels, rows.row_of_label)
 
-        gain = model.gain(memory) if self.scaled else 1.0
-        clip = None if self.clip is None else self.clip / gain
-        trace = fit([w], loss, steps=self.steps, lr=self.lr * gain**2, clip=clip, stop=Stop(self.loss))
+        lr, clip = self._step_size(model, memory)
+        trace = fit([w], loss, steps=self.steps, lr=lr, optimizer=self.optimizer, clip=clip, stop=Stop(self.loss))
         weight = memory.weight * (1 - self.lr * self.weight_decay) ** trace.steps
         weight[:, columns] = w.detach()
         memory.put({"weight": weight} | self._remember(memory, mask, index))
         return trace
+
+    def _step_size(self, model: "EditedModel", memory: ResidualMemory) -> tuple[float, float | None]:
+        """Learning rate and clip."""
+        if not self.scaled:
+            return self.lr, self.clip
+        gain = model.gain(memory)
+        lr = self.lr * (model.entry(memory) if self.optimizer == "adam" else gain**2)
+        return lr, None if self.clip is None else self.clip / gain
 
     def _remember(self, memory: ResidualMemory, mask: Tensor, index: int) -> dict[str, Tensor]:
         """The index with this edit in it; the same mask again belongs to the newer edit."""

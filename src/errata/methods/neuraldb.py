@@ -20,7 +20,7 @@ from errata.fitting import Trace, fit
 from errata.locate import LocateThenEdit
 from errata.memory import Gated, add
 from errata.objective import target_nll
-from errata.routing import Decision, decide
+from errata.routing import Decision, decide_nearest
 from errata.sites import Site
 
 if TYPE_CHECKING:
@@ -47,30 +47,24 @@ class Database(Gated):
         self.register_buffer("noise", torch.zeros(0, device=device))  # the best cosine of each irrelevant prompt so far
         self.register_buffer("gamma", torch.ones((), device=device))
 
-    def nearest(self, a: Tensor) -> tuple[Tensor, Tensor]:
-        """The largest cosine with a key, and which: (..., ff) -> (...), (...)."""
-        found = (F.normalize(a.to(self.keys.dtype), dim=-1) @ self.keys.T).max(dim=-1)
-        return found.values, found.indices
+    def cosines(self, a: Tensor) -> Tensor:
+        """The cosine with each key: (..., ff) -> (..., n)."""
+        return F.normalize(a.to(self.keys.dtype), dim=-1) @ self.keys.T
 
     def decide(self, a: Tensor, y: Tensor) -> Decision:
         """A row is answered when the key of any of its prompt tokens is near enough to a stored one."""
         if len(self.keys) == 0:
             return Decision(torch.zeros(len(a), dtype=torch.bool, device=a.device), anywhere=False)
-        cosines, index = self.nearest(a)
-        best = cosines.masked_fill(~self.routing.prompt, -1).max(dim=1)
-        return decide(best.values, self.gamma, index.gather(1, best.indices[:, None])[:, 0])
+        cosines = self.cosines(a).masked_fill(~self.routing.prompt[..., None], -1)
+        return decide_nearest(cosines.amax(dim=1), self.gamma)
 
     def correct(self, a: Tensor, y: Tensor, decision: Decision) -> Tensor:
         """y + r_j at the prompt tokens whose key is near enough to k_j. Never while decoding."""
         if self.routing.decoding:
             return y
-        cosines, index = self.nearest(a)
+        cosines, index = self.cosines(a).max(dim=-1)
         near = (cosines >= self.gamma) & self.routing.prompt
         return torch.where(near[..., None], add(y, self.residuals[index]), y)
-
-    def owner(self, decision: Decision) -> int | None:
-        """The edit whose key is nearest."""
-        return None if decision.pick is None else int(self.owners[decision.pick[0]])
 
 
 @dataclass

@@ -106,6 +106,8 @@ class Wise(Editor):
     """Unit of the three: `relative` to the mean norm of W's own output, or `absolute` [released: 5, 20, 10 on LLaMA-2]."""
     memo: bool = True
     """Retrieve: whether replayed edits of other side memories are kept below alpha in this one (L_memo) [paper, B.5]."""
+    end: bool = True
+    """Whether the end of the text is learnt with the target, so that the model says it and stops [released: no]."""
     distance: str = "paper"
     """||a (W' - W)|| [`paper`], or ||act(a W') - act(a W)|| with the FFN's nonlinearity [`released`]."""
     over: str = "blend"
@@ -190,7 +192,7 @@ class Wise(Editor):
         drawn = torch.randperm(len(contexts) - 1, generator=model.sampling.generator("wise/contexts", index)) + 1
         pairs = [(contexts[i], edit.target) for i in [0, *drawn[: self.contexts - 1].tolist()]]
         pairs += [(old.prompt, old.target) for old in same]
-        rows = model.rows(pairs)
+        rows = model.rows(pairs, self.end)
         suffix = model.suffix(memory, rows)
         irrelevant = model.irrelevant_states(memory)
         negatives = [taught(irrelevant, self.negatives, model.sampling.generator("wise/negatives", index))]

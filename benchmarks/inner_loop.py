@@ -1,0 +1,124 @@
+"""What the suffix run saves: the same edits with it and with a plain loop that runs the whole model at every step.
+
+    python benchmarks/inner_loop.py --edits 5 > benchmarks/results/speed/inner_loop.json
+
+Each edit is made twice, in turn, on the atlas: the losses must be the same numbers. One thread. The floor is the time that
+the edit's matrix products, as counted while it runs on suffixes, would take at this machine's speed for large ones.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from contextlib import ExitStack, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+import errata.model
+from errata import EditedModel, load, methods
+from errata.atlas.edits import edits, irrelevant
+from errata.bench.provenance import surroundings
+from errata.fitting import Trace
+from errata.suffix import Correction, Suffix, _forward
+
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "wise, published": ("wise", {"preset": "published", "loss": 0.0}),
+    "wise": ("wise", {}),
+    "memoir": ("memoir", {}),
+    "memoir, released": ("memoir", {"optimizer": "sgd", "lr": 1.0, "clip": 1.0, "end": False, "steps": 70}),
+    "grace": ("grace", {}),
+    "ft_l": ("ft_l", {}),
+    "rome": ("rome", {}),
+}
+
+
+class Plain(Suffix):
+    """The loop that one would write: all layers, all positions, all logits, at every step."""
+
+    def logits(self, correction: Correction | None = None) -> Tensor:
+        """Logits (wanted, vocabulary), picked from all of them."""
+        with ExitStack() as stack:
+            if correction is not None:
+                stack.enter_context(_forward(self._memory, correction))
+            stack.enter_context(self._routing.prompt_is(self._prompt))
+            logits: Tensor = self._model(**self._inputs).logits
+            return logits.flatten(0, 1)[self._wanted]
+
+
+def ceiling() -> float:
+    """Floating-point operations a second in large matrix products, the best of several."""
+    a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
+    best = 0.0
+    for _ in range(10):
+        start = time.perf_counter()
+        a @ b
+        best = max(best, 2 * 1024**3 / (time.perf_counter() - start))
+    return best
+
+
+def made(
+    name: str, options: dict[str, Any], count: int, *, plain: bool, counting: bool = False
+) -> tuple[list[float], list[Trace], list[int]]:
+    """Seconds, losses and, when counting, operations of each edit of a stream but the first, which sets up."""
+    base, tokenizer = load("atlas")
+    errata.model.Suffix = Plain if plain else Suffix  # type: ignore[misc]
+    model = EditedModel(base, tokenizer, methods.make(name, **options), irrelevant=irrelevant(), expected=count)
+    editor, real = model.editor, type(model.editor).edit
+    traces: list[Trace] = []
+
+    def edit(*args: Any) -> Trace:
+        traces.append(real(editor, *args))
+        return traces[-1]
+
+    editor.edit = edit  # type: ignore[method-assign]
+    seconds, operations = [], []
+    for one in edits("validation")[: count + 1]:
+        with FlopCounterMode(display=False) if counting else nullcontext() as counter:
+            start = time.perf_counter()
+            model.edit(one)
+            seconds.append(time.perf_counter() - start)
+        operations.append(counter.get_total_flops() if counter is not None else 0)
+    return seconds[1:], traces[1:], operations[1:]
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--edits", type=int, default=5)
+    parser.add_argument("--cases", default=";".join(CASES), help="some of: " + ";".join(CASES))
+    told = parser.parse_args()
+    torch.set_num_threads(1)
+    speed = ceiling()
+    rows = []
+    for case in told.cases.split(";"):
+        name, options = CASES[case]
+        _, _, flops = made(name, options, told.edits, plain=False, counting=True)
+        suffix, fast, _ = made(name, options, told.edits, plain=False)
+        plain, slow, _ = made(name, options, told.edits, plain=True)
+        floor = statistics.median(flops) / speed
+        rows.append({
+            "case": case, "method": name, "options": options, "edits": told.edits,
+            "seconds_per_edit": round(statistics.median(suffix), 4),
+            "plain_seconds_per_edit": round(statistics.median(plain), 4),
+            "plain_over_suffix": round(statistics.median(p / s for p, s in zip(plain, suffix, strict=True)), 2),
+            "steps": [trace.steps for trace in fast],
+            "losses_equal": all(f.losses == s.losses for f, s in zip(fast, slow, strict=True)),
+            "largest_difference_of_losses": max(
+                abs(x - y) for f, s in zip(fast, slow, strict=True) for x, y in zip(f.losses, s.losses, strict=False)
+            ),
+            "gflop_per_edit": round(statistics.median(flops) / 1e9, 3),
+            "floor_seconds": round(floor, 4),
+            "measured_over_floor": round(statistics.median(suffix) / floor, 1),
+        })  # fmt: skip
+        sys.stderr.write(f"{json.dumps(rows[-1])}\n")
+    base, _ = load("atlas")
+    found = {"gflop_per_second": round(speed / 1e9, 1), "provenance": surroundings(base), "cases": rows}
+    sys.stdout.write(json.dumps(found, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
