@@ -1,6 +1,7 @@
 """The numeric sanity checks of methods.md, the (i) list of each method."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -42,7 +43,7 @@ def test_memoir_writes_through_its_mask_only() -> None:
     model = fresh("memoir")
     model.edit(EDITS[0])
     memory = memory_of(model, ResidualMemory)
-    outside = ~unpack(memory.masks[0], memory.site.in_features)
+    outside = ~unpack(memory.masks[0, 0], memory.site.in_features)
     assert torch.equal(memory.weight[:, outside], torch.zeros_like(memory.weight[:, outside]))
     assert memory.weight.abs().sum() > 0
 
@@ -50,7 +51,7 @@ def test_memoir_writes_through_its_mask_only() -> None:
 def test_memoir_masks_never_change() -> None:
     one, four = fresh("memoir"), edited("memoir", "llama")
     one.edit(EDITS[0])
-    assert torch.equal(memory_of(one, ResidualMemory).masks[0], memory_of(four, ResidualMemory).masks[0])
+    assert torch.equal(memory_of(one, ResidualMemory).masks[:, 0], memory_of(four, ResidualMemory).masks[:, 0])
 
 
 def test_memoir_with_all_features_is_dense_residual_fine_tuning() -> None:
@@ -68,7 +69,7 @@ def test_memoir_the_same_prompt_again_takes_over_its_mask() -> None:
     model.edit(EDITS[0])
     model.edit(Edit(EDITS[0].prompt, "Sondo"))
     memory = memory_of(model, ResidualMemory)
-    assert len(memory.masks) == 1
+    assert memory.masks.shape[:2] == (3, 1)
     assert memory.owners.tolist() == [1]
     assert model.explain(EDITS[0].prompt)["memories"][0]["nearest"][0]["target"] == "Sondo"
 
@@ -78,19 +79,36 @@ def test_memoir_threshold_rises_as_edits_come() -> None:
     found = []
     for edit in EDITS:
         model.edit(edit)
-        found.append(float(memory_of(model, ResidualMemory).threshold))
-    assert found == sorted(found)
+        found.append(memory_of(model, ResidualMemory).threshold)
+    assert all((later >= sooner).all() for sooner, later in pairwise(found))
     memory = memory_of(model, ResidualMemory)
-    wrongly = memory.score(memory.irrelevant, memory.masks).amax(1) >= memory.threshold
-    assert wrongly.float().mean() <= 0.005 + 1 / len(memory.irrelevant)
+    views = zip(memory.irrelevant, memory.masks, memory.threshold, strict=True)
+    wrongly = torch.stack([memory.score(there, masks).amax(1) >= tau for there, masks, tau in views]).any(0)
+    assert wrongly.float().mean() <= 0.005 + 3 / memory.irrelevant.shape[1]
+
+
+def test_memoir_is_found_by_whichever_mask_is_nearest() -> None:
+    """Of its views, a request is routed by that which is furthest above its own threshold."""
+    model = edited("memoir", "llama")
+    memory = memory_of(model, ResidualMemory)
+    for prompt in [*(edit.prompt for edit in EDITS), *UNRELATED]:
+        logits(model, prompt)
+        decision = model.routing.decisions["memoir"]
+        ((a, _, seen),) = model.read(memory, [prompt])
+        with model.routing.reading(seen):
+            masks = memory.mask(memory.features(a))
+        scores = torch.stack([memory.score(m, stored)[0] for m, stored in zip(masks, memory.masks, strict=True)])
+        assert bool(decision.rows) == bool((scores >= memory.threshold[:, None]).any())
+        room = (scores - memory.threshold[:, None]) / (1 - memory.threshold[:, None])
+        assert int(decision.pick) == int(room.amax(0).argmax())
 
 
 def test_memoir_weight_decay_shrinks_all_of_the_memory_as_released() -> None:
     plain, decayed = with_options("memoir"), with_options("memoir", weight_decay=1e-2)
     for model in (plain, decayed):
         model.edit_many(EDITS[:2])
-    first = unpack(memory_of(plain, ResidualMemory).masks[0], 64) & ~unpack(
-        memory_of(plain, ResidualMemory).masks[1], 64
+    first = unpack(memory_of(plain, ResidualMemory).masks[0, 0], 64) & ~unpack(
+        memory_of(plain, ResidualMemory).masks[0, 1], 64
     )
     norm = [float(memory_of(m, ResidualMemory).weight[:, first].norm()) for m in (plain, decayed)]
     assert norm[1] < norm[0]
@@ -98,7 +116,7 @@ def test_memoir_weight_decay_shrinks_all_of_the_memory_as_released() -> None:
 
 def test_overlap_of_a_prompt_with_itself_is_exact() -> None:
     memory = memory_of(edited("memoir", "llama"), ResidualMemory)
-    assert (overlaps(memory.masks, memory.masks).diagonal() == memory.active).all()
+    assert all((overlaps(masks, masks).diagonal() == memory.active).all() for masks in memory.masks)
 
 
 # -- WISE --------------------------------------------------------------------------------------------------------------

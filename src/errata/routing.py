@@ -49,14 +49,13 @@ def decide(score: Tensor, threshold: Tensor, pick: Tensor | None = None) -> Deci
 def decide_nearest(scores: Tensor, threshold: Tensor) -> Decision:
     """The decision "best score >= threshold", which picks the best: (batch, stored), () or (stored,) one a stored edit."""
     best = scores.topk(min(NEAR, scores.shape[1]), dim=1)
-    return decide_best(best.values, best.indices, threshold)
+    own = threshold if threshold.dim() == 0 else threshold[best.indices[:, 0]]
+    return decide_best(best.values, best.indices, own)
 
 
 def decide_best(scores: Tensor, picks: Tensor, threshold: Tensor) -> Decision:
-    """The same, from the best scores and which edits they are of: (batch, few) each, best first."""
-    pick = picks[:, 0]
-    decision = decide(scores[:, 0], threshold if threshold.dim() == 0 else threshold[pick], pick)
-    return decision._replace(near=(scores, picks))
+    """The same, from the best scores and which edits they are of: (batch, few) each, best first, and () or (batch,)."""
+    return decide(scores[:, 0], threshold, picks[:, 0])._replace(near=(scores, picks))
 
 
 class Routing:

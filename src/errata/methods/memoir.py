@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -32,11 +33,15 @@ if TYPE_CHECKING:
 
 MANY = 20_000
 """Edits from which on the nearest mask is looked up in an index rather than by comparing all of them."""
-FEATURES = ("blend", "centred_mean", "mean", "last")
+FEATURES = {
+    "any": ("blend", "centred_mean", "last"), "blend": ("blend",), "centred_mean": ("centred_mean",), "mean": ("mean",),
+    "last": ("last",),
+}  # fmt: skip
+"""What masks can be made of, and the views that each stands for: one mask a view is stored."""
 
 
 class ResidualMemory(Gated):
-    """W_m (model, ff), and the masks (edits, ff bits) that index it."""
+    """W_m (model, ff), and the masks (views, edits, ff bits) that index it; it is read through those of the first view."""
 
     weight: Tensor
     permutation: Tensor
@@ -50,16 +55,20 @@ class ResidualMemory(Gated):
     def __init__(self, site: Site, active: int, feature: str, permutation: Tensor, device: torch.device) -> None:
         super().__init__(site)
         self.active, self.feature = active, feature
-        self._index: MaskIndex | None = None
-        width, packed = site.in_features, (site.in_features + 7) // 8
+        self._indexes: list[MaskIndex] = []
+        width, packed, views = site.in_features, (site.in_features + 7) // 8, len(FEATURES[feature])
         self.register_buffer("weight", torch.zeros(site.out_features, width, device=device))
         self.register_buffer("permutation", permutation.to(device))
         self.register_buffer("background", torch.zeros(2, width, device=device))  # mean and last-token feature
-        self.register_buffer("masks", torch.zeros(0, packed, dtype=torch.uint8, device=device))
+        self.register_buffer("masks", torch.zeros(views, 0, packed, dtype=torch.uint8, device=device))
         self.register_buffer("owners", torch.zeros(0, dtype=torch.long, device=device))
-        self.register_buffer("irrelevant", torch.zeros(0, packed, dtype=torch.uint8, device=device))  # their masks
-        self.register_buffer("noise", torch.zeros(0, device=device))  # the best score of each irrelevant prompt so far
-        self.register_buffer("threshold", torch.ones((), device=device))
+        self.register_buffer(
+            "irrelevant", torch.zeros(views, 0, packed, dtype=torch.uint8, device=device)
+        )  # their masks
+        self.register_buffer(
+            "noise", torch.zeros(views, 0, device=device)
+        )  # the best score of each irrelevant prompt so far
+        self.register_buffer("threshold", torch.ones(views, device=device))
 
     def features(self, a: Tensor) -> Tensor:
         """The mean over the prompt and the last prompt token of each row: (batch, seq, ff) -> (batch, 2, ff)."""
@@ -67,15 +76,16 @@ class ResidualMemory(Gated):
         return torch.stack([self.routing.over_prompt(a), self.routing.last_of_prompt(a)], dim=1)
 
     def mask(self, features: Tensor) -> Tensor:
-        """The TopHash mask of each row's prompt, packed: (batch, 2, ff) -> (batch, bytes)."""
+        """The TopHash masks of each row's prompt, packed: (batch, 2, ff) -> (views, batch, bytes)."""
         centred = features - self.background
         z = {
             "blend": F.normalize(centred, dim=-1).sum(dim=1),
             "centred_mean": centred[:, 0],
             "mean": features[:, 0],
             "last": centred[:, 1],
-        }[self.feature]
-        return pack(top_hash(z, self.permutation, self.active))
+        }
+        views = [top_hash(z[view], self.permutation, self.active) for view in FEATURES[self.feature]]
+        return torch.stack([pack(view) for view in views])
 
     def score(self, mask: Tensor, stored: Tensor) -> Tensor:
         """Overlap corrected for chance, R' = (R - N/D) / (1 - N/D): 0 for unrelated masks, 1 for equal ones.
@@ -90,42 +100,53 @@ class ResidualMemory(Gated):
         return (shared / self.active - chance) / max(1 - chance, 1 / self.site.in_features)
 
     def put(self, tensors: dict[str, Tensor]) -> None:
-        """Make these the stored tensors; an index of the masks before them is no longer theirs."""
+        """Make these the stored tensors; indexes of other masks are no longer theirs."""
         super().put(tensors)
-        if "masks" in tensors and self._index is not None:
-            known = len(self._index)
-            same = len(self.masks) >= known and torch.equal(self.masks[:known], torch.from_numpy(self._index.rows))
-            if same:
-                self._index.grow(self.masks.numpy())
+        if "masks" in tensors and self._indexes:
+            stored = [masks.numpy() for masks in self.masks]
+            known = len(self._indexes[0])
+            if all(np.array_equal(new[:known], old.rows) for new, old in zip(stored, self._indexes, strict=True)):
+                for index, masks in zip(self._indexes, stored, strict=True):
+                    index.grow(masks)
             else:
-                self._index = None
+                self._indexes = []
 
-    def _floor(self) -> int:
+    def _floor(self, view: int) -> int:
         """The least number of shared features that may reach the threshold."""
         chance = self.active / self.site.in_features
-        return max(1, math.floor(self.active * (chance + float(self.threshold) * (1 - chance))) - 1)
+        return max(1, math.floor(self.active * (chance + float(self.threshold[view]) * (1 - chance))) - 1)
 
-    def _indexed(self) -> MaskIndex | None:
-        """An index of the masks, where there are many and they are on the CPU."""
-        if len(self.masks) < MANY or self.masks.device.type != "cpu" or torch.compiler.is_compiling():
-            return None
-        if self._index is None:
-            self._index = MaskIndex.of(self.masks.numpy(), self.site.in_features)
-        return self._index
+    def _indexed(self) -> list[MaskIndex]:
+        """An index of the masks of each view, where there are many and they are on the CPU."""
+        if len(self.owners) < MANY or self.masks.device.type != "cpu" or torch.compiler.is_compiling():
+            return []
+        if not self._indexes:
+            self._indexes = [MaskIndex.of(masks.numpy(), self.site.in_features) for masks in self.masks]
+        return self._indexes
 
     def decide(self, a: Tensor, y: Tensor) -> Decision:
-        """A row is answered when its mask overlaps a stored one enough; that stored mask is then used."""
-        if len(self.masks) == 0:
+        """A row is answered when its mask overlaps a stored one enough, in the view where it does so best.
+
+        The stored mask of that edit is then used.
+        """
+        if len(self.owners) == 0:
             return Decision(torch.zeros(len(a), dtype=torch.bool, device=a.device), anywhere=False)
-        index = self._indexed()
-        floor = 0 if index is None else self._floor()
-        shared, picks = nearest(self.mask(self.features(a)), self.masks, floor, index)
-        return decide_best(self.corrected(shared), picks, self.threshold)
+        mask, indexes, tau = self.mask(self.features(a)), self._indexed(), self.threshold
+        found = [
+            nearest(mask[v], self.masks[v], self._floor(v) if indexes else 0, indexes[v] if indexes else None)
+            for v in range(len(mask))
+        ]
+        scores = torch.stack([self.corrected(shared) for shared, _ in found], dim=1)  # (batch, views, few)
+        picks = torch.stack([which for _, which in found], dim=1)
+        room = (scores[..., 0] - tau) / (1 - tau).clamp(min=1e-6)
+        view = room.argmax(dim=1)
+        best = torch.arange(len(view), device=view.device), view
+        return decide_best(scores[best], picks[best], tau[view])
 
     def correct(self, a: Tensor, y: Tensor, decision: Decision) -> Tensor:
         """W a + W_m (m * a), with the stored mask m of each row."""
         assert decision.pick is not None
-        m = unpack(self.masks[decision.pick], self.site.in_features)
+        m = unpack(self.masks[0, decision.pick], self.site.in_features)
         return add(y, F.linear(a.to(self.weight.dtype) * m[:, None], self.weight))
 
 
@@ -144,14 +165,15 @@ class Memoir(Editor):
     is calibrated: as low as the irrelevant prompts allow, after every edit."""
     spill: float = 0.005
     """Calibration: the share of irrelevant prompts that may be answered by mistake."""
-    feature: str = "last"
-    """What a mask is made of: the prompt's `last` token, its `centred_mean` [released], its `mean`, or the `blend` of the
-    first two. On ZsRE they route equally well; where rephrasings share few words, only the last token does."""
+    feature: str = "any"
+    """What a mask is made of: the prompt's `centred_mean` [released], its `last` token, its `mean`, the `blend` of the
+    first two; or a mask of `any` of these three, and the nearest one decides. On ZsRE the mean routes better, where
+    rephrasings share few words only the last token does, and which a model is like is not known before."""
     steps: int = 30
     """Most steps an edit [released: 30 to 70]."""
     optimizer: str = "adam"
     """`adam`, which learns rare words as fast as common ones, or `sgd` [released, with lr=1 clip=1 end=false]."""
-    lr: float = 0.1
+    lr: float = 0.05
     """Learning rate."""
     clip: float | None = None
     """Largest norm of the gradient."""
@@ -182,7 +204,7 @@ class Memoir(Editor):
         features = torch.cat([memory.features(a) for a, _, _ in model.read(memory, prompts)])
         memory.put({"background": features.mean(0)})
         irrelevant = memory.mask(features)
-        memory.put({"irrelevant": irrelevant, "noise": torch.full((len(irrelevant),), -1.0, device=model.device)})
+        memory.put({"irrelevant": irrelevant, "noise": torch.full(irrelevant.shape[:2], -1.0, device=model.device)})
 
     def edit(self, model: "EditedModel", edits: Sequence[Edit]) -> Trace:
         """Write each edit through its own mask, and keep the mask."""
@@ -197,7 +219,7 @@ class Memoir(Editor):
         with model.routing.reading(rows.prompt):
             mask = memory.mask(memory.features(suffix.a)[:1])
 
-        columns = unpack(mask[0], memory.site.in_features).nonzero().squeeze(1)
+        columns = unpack(mask[0, 0], memory.site.in_features).nonzero().squeeze(1)
         a = suffix.a[..., columns].to(memory.weight.dtype)
         w = memory.weight[:, columns].clone().requires_grad_()
 
@@ -222,15 +244,19 @@ class Memoir(Editor):
 
     def _remember(self, memory: ResidualMemory, mask: Tensor, index: int) -> dict[str, Tensor]:
         """The index with this edit in it; the same mask again belongs to the newer edit."""
-        known = (memory.masks == mask).all(dim=1)
+        known = (memory.masks == mask).all(dim=2).all(dim=0)
         owners = torch.where(known, index, memory.owners)
         if known.any():
             return {"owners": owners}
-        noise = torch.maximum(memory.noise, memory.score(memory.irrelevant, mask)[:, 0])
-        tau = self.tau if self.tau is not None else torch.quantile(noise, 1 - self.spill) + 1e-6
+        near = [memory.score(there, new)[:, 0] for there, new in zip(memory.irrelevant, mask, strict=True)]
+        noise = torch.maximum(memory.noise, torch.stack(near))
+        if self.tau is not None:
+            threshold = torch.full_like(memory.threshold, self.tau)
+        else:
+            threshold = torch.quantile(noise, 1 - self.spill / len(noise), dim=1) + 1e-6
         return {
-            "masks": torch.cat([memory.masks, mask]),
+            "masks": torch.cat([memory.masks, mask], dim=1),
             "owners": torch.cat([owners, torch.tensor([index], device=owners.device)]),
             "noise": noise,
-            "threshold": torch.as_tensor(tau, dtype=torch.float32, device=owners.device),
+            "threshold": threshold,
         }
