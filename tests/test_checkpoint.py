@@ -3,14 +3,27 @@
 import errno
 import json
 import shutil
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from errata import checkpoint, disk, loading, methods
 from errata.edit import Edit, Probe
 from errata.editor import Editor
-from errata.errors import BadOption, BaseMismatch, DamagedFile, MissingExtra, NewerFormat, StoreError, UsageError
+from errata.errors import (
+    BadOption,
+    BaseMismatch,
+    DamagedFile,
+    ErrataError,
+    MissingExtra,
+    NewerFormat,
+    StoreError,
+    UsageError,
+)
 from errata.fingerprint import fingerprint
 from errata.model import EditedModel
 from tiny import EDITS, tiny_llama, tiny_tokenizer
@@ -212,6 +225,13 @@ def test_another_base_is_refused_by_name(saved, tmp_path):
 # -- damage ------------------------------------------------------------------------------------------------------------
 
 
+def altered(directory, remove=(), **entries):
+    """Let `errata.json` say something else, as if it had been written so."""
+    path = directory / "errata.json"
+    said = {entry: value for entry, value in json.loads(path.read_text()).items() if entry not in remove} | entries
+    path.write_text(json.dumps(said | {"sha256": checkpoint.sealed(said)}))
+
+
 def the(directory, pattern):
     (path,) = directory.glob(pattern)
     return path
@@ -240,28 +260,35 @@ def test_a_file_with_the_right_sha_that_is_no_safetensors(saved):
     path = the(saved, "memories-*")
     path.write_bytes(b"nothing of the kind")
     manifest = json.loads((saved / "errata.json").read_text())
-    manifest["files"][path.name] = checkpoint._sha(b"nothing of the kind")
-    (saved / "errata.json").write_text(json.dumps(manifest))
+    altered(saved, files=manifest["files"] | {path.name: checkpoint._sha(b"nothing of the kind")})
     with pytest.raises(DamagedFile, match=path.name):
         EditedModel.from_pretrained(saved)
 
 
 def test_a_newer_format_is_refused(saved):
-    manifest = json.loads((saved / "errata.json").read_text())
-    (saved / "errata.json").write_text(json.dumps(manifest | {"format": 99, "errata": "9.0"}))
+    altered(saved, format=99, errata="9.0")
     with pytest.raises(NewerFormat, match=r"9\.0.*format 99"):
         EditedModel.from_pretrained(saved)
 
 
 def test_an_older_format_is_migrated(saved):
-    told = json.loads((saved / "errata.json").read_text())
-    assert (told["format"], told["batches"]) == (2, [[1, 2]])
-    del told["batches"]
-    (saved / "errata.json").write_text(json.dumps(told | {"format": 1}))
-    again = EditedModel.from_pretrained(saved)
-    assert again.batches == [1, 1]
-    again.save_pretrained(saved)
-    assert json.loads((saved / "errata.json").read_text())["format"] == 2
+    path = saved / "errata.json"
+    told = json.loads(path.read_text())
+    assert (told["format"], told["batches"]) == (3, [[1, 2]])
+    for old, lacks in ((2, ("sha256",)), (1, ("sha256", "batches"))):
+        said = {entry: value for entry, value in told.items() if entry not in lacks}
+        path.write_text(json.dumps(said | {"format": old}))
+        again = EditedModel.from_pretrained(saved)
+        assert again.batches == [1, 1]
+        again.save_pretrained(saved)
+        assert json.loads(path.read_text())["format"] == 3
+
+
+def test_a_manifest_that_says_something_else_is_found(saved):
+    path = saved / "errata.json"
+    path.write_text(path.read_text().replace('"lr"', '"rate"'))
+    with pytest.raises(DamagedFile, match=r"errata\.json is damaged"):
+        EditedModel.from_pretrained(saved)
 
 
 def test_edits_that_were_made_together_are_known_to_be(base_dir, tmp_path):
@@ -274,8 +301,7 @@ def test_edits_that_were_made_together_are_known_to_be(base_dir, tmp_path):
 
 
 def test_memories_at_other_sites_are_refused(saved):
-    manifest = json.loads((saved / "errata.json").read_text())
-    (saved / "errata.json").write_text(json.dumps(manifest | {"sites": {"grace": "somewhere.else"}}))
+    altered(saved, sites={"grace": "somewhere.else"})
     with pytest.raises(StoreError, match=r"somewhere\.else"):
         EditedModel.from_pretrained(saved)
 
@@ -373,3 +399,31 @@ def test_a_method_that_is_not_installed_is_named(tmp_path, base_dir):
     EditedModel(base, tokenizer, Unknown()).save_pretrained(tmp_path)
     with pytest.raises(UsageError, match="no method is called 'unknown'"):
         EditedModel.from_pretrained(tmp_path)
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_damage_to_any_file_is_found_or_changes_nothing(two_edits, base_dir, data):
+    base, tokenizer = loading.load(str(base_dir))
+    whole = checkpoint.sha_of(EditedModel.from_pretrained(two_edits, base, tokenizer=tokenizer))
+    path = data.draw(st.sampled_from(sorted(two_edits.iterdir())))
+    content = path.read_bytes()
+    place = data.draw(st.integers(0, len(content) - 1))
+    damaged = data.draw(
+        st.one_of(
+            st.just(content[:place]),
+            st.binary(min_size=1, max_size=40).map(lambda b: content[:place] + b + content[place + len(b) :]),
+            st.integers(0, 7).map(
+                lambda bit: content[:place] + bytes([content[place] ^ 1 << bit]) + content[place + 1 :]
+            ),
+        )
+    )
+    base, tokenizer = loading.load(str(base_dir))
+    with tempfile.TemporaryDirectory() as name:
+        copy = shutil.copytree(two_edits, Path(name) / "edits")
+        (copy / path.name).write_bytes(damaged)
+        try:
+            found = checkpoint.sha_of(EditedModel.from_pretrained(copy, base, tokenizer=tokenizer))
+        except ErrataError as error:
+            found = f"refused: {error}"
+    assert found == whole or (found.startswith("refused") and "\n" not in found)

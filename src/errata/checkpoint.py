@@ -1,6 +1,7 @@
 """Checkpoint: an edited model as a directory, without its base model. Never pickle, never remote code.
 
-    errata.json                       what it is: format, method and options, base and its fingerprint, sha256 of files
+    errata.json                       what it is: format, method and options, base and its fingerprint; sha256 of the
+                                      files and of itself
     memories-<sha12>.safetensors      all that was learned: "<memory>/<tensor>"
     edits-<sha12>.jsonl               the history: every edit in order, those that were replaced included
     README.md                         the model card, for people; never read back
@@ -30,7 +31,7 @@ from errata.fingerprint import fingerprint
 if TYPE_CHECKING:
     from errata.model import EditedModel
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST = "errata.json"
 OURS = re.compile(r"memories-[0-9a-f]{12}\.safetensors|edits-[0-9a-f]{12}\.jsonl|\.errata-.*\.tmp")
 """The files that a save may remove once nothing names them."""
@@ -60,6 +61,7 @@ def save(model: "EditedModel", directory: Path, *, recorded: bool = False) -> di
         "batches": _runs(model.batches),
         "files": {name: _sha(content) for name, content in named.items()},
     }
+    manifest["sha256"] = sealed(manifest)
     text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
     # The order matters: the manifest after the files that it names.
     contents = named | {MANIFEST: text.encode(), "README.md": card(model, manifest).encode()}
@@ -129,6 +131,12 @@ def settings_of(model: "EditedModel") -> dict[str, Any]:
 def _runs(batches: Iterable[int]) -> list[list[int]]:
     """How many edits were made at once, as [size, times in a row]."""
     return [[size, len(list(run))] for size, run in groupby(batches)]
+
+
+def sealed(manifest: dict[str, Any]) -> str:
+    """sha256 of what a manifest says, whatever the order and the layout of its entries."""
+    said = {entry: value for entry, value in manifest.items() if entry != "sha256"}
+    return _sha(json.dumps(said, sort_keys=True).encode())
 
 
 def _sha(content: bytes) -> str:
@@ -210,16 +218,18 @@ def read_manifest(directory: Path) -> dict[str, Any]:
             f"{directory} was written by errata {manifest.get('errata')} in format {number}; this errata"
             f" {errata.__version__} reads up to format {FORMAT}: update errata"
         )
+    if manifest.get("sha256", None if number >= 3 else sealed(manifest)) != sealed(manifest):
+        raise DamagedFile(f"{path} is damaged: it does not say what was written; copy the directory again")
     needed = ("method", "options", "sites", "base", "seed", "expected", "prefixes", "irrelevant", "files")
     missing = [entry for entry in needed if entry not in manifest]
     if missing:
         raise DamagedFile(f"{path} is damaged: it lacks {', '.join(missing)}")
-    return manifest if number == FORMAT else _from_format_1(manifest)
+    return manifest if number >= 2 else _from_format_1(manifest)
 
 
 def _from_format_1(manifest: dict[str, Any]) -> dict[str, Any]:
-    """Format 1 did not say which edits were made at once; the command line made them one by one."""
-    return manifest | {"format": FORMAT, "batches": [[1, manifest.get("edits", 0)]]}
+    """Format 1 did not say which edits were made at once; the command line made them one by one. Format 2 has no sum."""
+    return manifest | {"format": 2, "batches": [[1, manifest.get("edits", 0)]]}
 
 
 def check_base(base: nn.Module, name: str, manifest: dict[str, Any], directory: Path) -> None:
