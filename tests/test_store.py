@@ -63,9 +63,9 @@ def same(one, other):
 
 
 @functools.cache
-def straight(*edits):
+def straight(*edits, **options):
     """A model that made these edits without a store. Shared, so it is only read."""
-    model = fresh()
+    model = fresh(**options)
     model.edit_many(edits)
     return model
 
@@ -304,20 +304,24 @@ def test_back_to_a_revision_and_forth_again(acme):
     assert events(acme)[-1].event == "restored"
 
 
-def test_reverts_in_random_order_leave_the_bits_of_the_stream_without_them(tmp_path):
-    draw, left = random.Random(0), [Edit(f"The number {i} is", f"word {i}") for i in range(12)]
-    with Store(tmp_path / "s", fresh(), gate=Gate(0, earlier=0, watched=0)) as store:
-        for i, edit in enumerate(left):
-            store.edit(edit)
-            if i % 5 == 4:
+def test_a_hundred_random_reverts_leave_the_bits_of_the_stream_without_them(tmp_path):
+    draw, reverts = random.Random(0), 0
+    out, left = [Edit(f"The number {i} is", f"word {i}") for i in range(12)], []
+    with Store(tmp_path / "s", fresh(steps=1), gate=Gate(0, earlier=0, watched=0)) as store:
+        while reverts < 100:
+            if len(left) < 3 or (out and draw.random() < 0.4):
+                left.append(out.pop(draw.randrange(len(out))))
+                store.edit(left[-1])
+            else:
+                gone = left.pop(draw.randrange(len(left)))
+                out.append(gone)
+                store.revert(store.timeline.find(gone.id))
+                reverts += 1
+                if reverts % 10 == 0:
+                    same(store.model, straight(*left, steps=1))
+            if draw.random() < 0.2:
                 store.checkpoint()
-        while len(left) > 2:
-            gone = left.pop(draw.randrange(len(left)))
-            store.revert(store.timeline.find(gone.id))
-            same(store.model, straight(*left))
-            if len(left) % 3 == 0:
-                store.checkpoint()
-    same(loaded(tmp_path / "s"), straight(*left))
+    same(loaded(tmp_path / "s"), straight(*left, steps=1))
 
 
 def test_by_tag(acme):

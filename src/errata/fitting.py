@@ -9,7 +9,46 @@ from torch import Tensor
 
 from errata.errors import EditFailed
 
-OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
+
+class Adalayer(torch.optim.Optimizer):
+    """Adam with one second moment for each tensor rather than for each entry.
+
+    Its steps are as long as Adam's, and in the direction of the averaged gradients: of their rank, where Adam's move
+    every entry. Zhao, Morwani, Brandfonbrener, Vyas, Kakade, ICLR 2025, arXiv 2407.07972.
+    """
+
+    def __init__(
+        self,
+        parameters: Sequence[Tensor],
+        lr: float,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(parameters, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One step; `weight_decay` is an L2 penalty, as in Adam."""
+        for group in self.param_groups:
+            (first, second), lr = group["betas"], group["lr"]
+            for parameter in group["params"]:
+                grad = parameter.grad + group["weight_decay"] * parameter
+                state = self.state[parameter]
+                if not state:
+                    state |= {"steps": 0, "m": torch.zeros_like(parameter), "v": parameter.new_zeros(())}
+                state["steps"] += 1
+                state["m"].lerp_(grad, 1 - first)
+                state["v"].lerp_(grad.square().mean(), 1 - second)
+                length = (state["v"] / (1 - second ** state["steps"])).sqrt() + group["eps"]
+                parameter.sub_(lr * state["m"] / (1 - first ** state["steps"]) / length)
+
+
+OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
+    "sgd": torch.optim.SGD,
+    "adam": torch.optim.Adam,
+    "adalayer": Adalayer,
+}
 
 
 class Trace(NamedTuple):

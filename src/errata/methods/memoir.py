@@ -169,17 +169,21 @@ class Memoir(Editor):
     """What a mask is made of: the prompt's `centred_mean` [released], its `last` token, its `mean`, the `blend` of the
     first two; or a mask of `any` of these three, and the nearest one decides. On ZsRE the mean routes better, where
     rephrasings share few words only the last token does, and which a model is like is not known before."""
-    steps: int = 30
+    steps: int = 70
     """Most steps an edit [released: 30 to 70]."""
-    optimizer: str = "adam"
-    """`adam`, which learns rare words as fast as common ones, or `sgd` [released, with lr=1 clip=1 end=false]."""
-    lr: float = 0.05
+    optimizer: str = "adalayer"
+    """`adalayer`, which learns rare words as fast as common ones and overwrites little; `adam`, which overwrites more; or
+    `sgd` [released, with lr=1 clip=1 tries=1 end=false]."""
+    lr: float = 0.02
     """Learning rate."""
+    tries: int = 3
+    """While the prompt itself is not answered with the target, so many times `steps` are made, with four times the
+    learning rate of the time before [released: 1]."""
     clip: float | None = None
     """Largest norm of the gradient."""
     scaled: bool = True
-    """Whether `lr` and `clip` are in units of the layer: a typical entry of W for adam, (|y| / |a|)^2 and |a| / |y| for
-    sgd, so that the same values do for layers of any scale; `false` takes them as they are [released]."""
+    """Whether `lr` and `clip` are in units of the layer: (|y| / |a|)^2 and |a| / |y| for sgd, a typical entry of W for the
+    others, so that the same values do for layers of any scale; `false` takes them as they are [released]."""
     end: bool = True
     """Whether the end of the text is learnt with the target, so that the model says it and stops [released: no]."""
     loss: float = 0.02
@@ -191,6 +195,7 @@ class Memoir(Editor):
         self.check(0 < self.active <= 1, f"active={self.active}: a fraction of the width, in (0, 1]")
         self.check(self.feature in FEATURES, f"feature {self.feature!r}: one of {', '.join(FEATURES)}")
         self.check(self.optimizer in OPTIMIZERS, f"optimizer {self.optimizer!r}: one of {', '.join(OPTIMIZERS)}")
+        self.check(self.tries >= 1, f"tries={self.tries}: at least 1")
         self.check(0 <= self.spill < 1, f"spill={self.spill}: a share, in [0, 1)")
 
     def prepare(self, model: "EditedModel") -> None:
@@ -223,12 +228,22 @@ class Memoir(Editor):
         a = suffix.a[..., columns].to(memory.weight.dtype)
         w = memory.weight[:, columns].clone().requires_grad_()
 
-        def loss() -> Tensor:
-            logits = suffix.logits(lambda _, y: add(y, F.linear(a, w)))
-            return target_nll(logits, rows.labels, rows.row_of_label)
+        def logits() -> Tensor:
+            return suffix.logits(lambda _, y: add(y, F.linear(a, w)))
 
-        lr, clip = self._step_size(model, memory)
-        trace = fit([w], loss, steps=self.steps, lr=lr, optimizer=self.optimizer, clip=clip, stop=Stop(self.loss))
+        def loss() -> Tensor:
+            return target_nll(logits(), rows.labels, rows.row_of_label)
+
+        losses: list[float] = []
+        own, (lr, clip) = rows.row_of_label == 0, self._step_size(model, memory)
+        for again in range(self.tries):
+            rate = lr * 4**again
+            trace = fit([w], loss, steps=self.steps, lr=rate, optimizer=self.optimizer, clip=clip, stop=Stop(self.loss))
+            losses = losses[:-1] + list(trace.losses)
+            with torch.no_grad():
+                if bool((logits()[own].argmax(dim=1) == rows.labels[own]).all()):
+                    break
+        trace = Trace(tuple(losses))
         weight = memory.weight * (1 - self.lr * self.weight_decay) ** trace.steps
         weight[:, columns] = w.detach()
         memory.put({"weight": weight} | self._remember(memory, mask, index))
@@ -239,7 +254,7 @@ class Memoir(Editor):
         if not self.scaled:
             return self.lr, self.clip
         gain = model.gain(memory)
-        lr = self.lr * (model.entry(memory) if self.optimizer == "adam" else gain**2)
+        lr = self.lr * (gain**2 if self.optimizer == "sgd" else model.entry(memory))
         return lr, None if self.clip is None else self.clip / gain
 
     def _remember(self, memory: ResidualMemory, mask: Tensor, index: int) -> dict[str, Tensor]:
