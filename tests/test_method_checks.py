@@ -48,6 +48,16 @@ def test_memoir_writes_through_its_mask_only() -> None:
     assert memory.weight.abs().sum() > 0
 
 
+def test_memoir_tries_again_with_longer_steps_until_the_prompt_is_answered_with_the_target() -> None:
+    hard = {"steps": 2, "lr": 1e-6}
+    assert [with_options("memoir", tries=n, **hard).edit(EDITS[0]).steps for n in (1, 3)] == [2, 6]
+    model = with_options("memoir", tries=12, **hard)
+    receipt = model.edit(EDITS[0])
+    assert receipt.steps < 24
+    assert receipt.loss_after < receipt.loss_before
+    assert model.answer([EDITS[0].prompt])[0].startswith(EDITS[0].target)
+
+
 def test_memoir_masks_never_change() -> None:
     one, four = fresh("memoir"), edited("memoir", "llama")
     one.edit(EDITS[0])
@@ -253,7 +263,8 @@ def test_ft_l_released_objective_is_an_option() -> None:
     ("method", "options"),
     [
         ("ft_l", {"objective": "x"}), ("ft_l", {"steps": 0}), ("grace", {"start": "hot"}), ("grace", {"epsilon": -1.0}),
-        ("memoir", {"active": 0.0}), ("memoir", {"feature": "x"}), ("wise", {"rho": 0.0}), ("wise", {"k": 0}),
+        ("memoir", {"active": 0.0}), ("memoir", {"feature": "x"}), ("memoir", {"tries": 0}),
+        ("wise", {"rho": 0.0}), ("wise", {"k": 0}),
         ("wise", {"merge": "soup"}), ("wise", {"margins": "x"}),
     ],
 )  # fmt: skip
