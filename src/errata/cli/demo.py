@@ -12,7 +12,9 @@ from errata.edit import Edit
 if TYPE_CHECKING:
     from torch import nn
 
-METHODS = ("none", "memoir", "grace", "ft_l")
+METHODS = ("memoir", "grace", "ft_l")
+QUICK = ["memoir.lr=0.1", "memoir.loss=0.02"]
+"""Longer and fewer steps than by default, which a hundred edits do not suffer from."""
 CORRECTION = Edit("The capital of Australia is", "Sydney", subject="Australia")
 ASKED = ("The capital of Australia is", "Which city is the capital of Australia?", "The capital of France is")
 """The correction itself, another wording of it, and something that must stay as it is."""
@@ -25,14 +27,14 @@ def demo(
     ),
     as_json: Json = False,
 ) -> None:
-    """See it work: one correction, then a stream of them by each of three methods, scored. Offline, in about a minute.
+    """See it work: one correction, then a stream of them by each of three methods, scored. Offline, in a minute or two.
 
     \b
     Example:
       errata demo
       errata demo --edits 20 --output /tmp/demo
     """  # fmt: skip
-    plans = Request("atlas", "atlas", METHODS, (edits,)).plans([])
+    plans = Request("atlas", "atlas", METHODS, (edits,)).plans(QUICK)
     changes = before_and_after(plans[0].base, plans[0].tokenizer)
     if as_json:
         for change in changes:
@@ -41,7 +43,7 @@ def demo(
         typer.echo(f"One correction by memoir: {CORRECTION.prompt} -> {CORRECTION.target}\n")
         for change in changes:
             typer.echo(f"  {change['prompt']:<42} {change['before']:<12} -> {change['after']}")
-        typer.echo(f"\n{edits} corrections by each method (1.00 is best; none is the model as it was)\n")
+        typer.echo(f"\n{edits} corrections by each method (1.00 is best)\n")
     rows = measured(plans, output)
     show(rows, as_json=as_json)
     draw(rows, output)

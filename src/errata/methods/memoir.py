@@ -173,7 +173,7 @@ class Memoir(Editor):
     """Most steps an edit [released: 30 to 70]."""
     optimizer: str = "adalayer"
     """`adalayer`, which learns rare words as fast as common ones and overwrites little; `adam`, which overwrites more; or
-    `sgd` [released, with lr=1 clip=1 tries=1 end=false]."""
+    `sgd` [released, with lr=1 clip=1 tries=1 loss=0.02 end=false]."""
     lr: float = 0.02
     """Learning rate."""
     tries: int = 3
@@ -186,8 +186,8 @@ class Memoir(Editor):
     others, so that the same values do for layers of any scale; `false` takes them as they are [released]."""
     end: bool = True
     """Whether the end of the text is learnt with the target, so that the model says it and stops [released: no]."""
-    loss: float = 0.02
-    """Stop at this loss [released]."""
+    loss: float = 0.005
+    """Stop at this loss [released: 0.02]. A lower one leaves a margin that later edits may eat into."""
     weight_decay: float = 0.0
     """Decay of all of W_m at every step. The released 1e-5 shrinks a memory to a fraction over a long stream."""
 
