@@ -128,7 +128,7 @@ def test_where_there_is_no_ledger(tmp_path, command):
 
 
 def test_revert_an_edit(acme):
-    result = run("revert", acme, A.id[:8], "--author", "eve", "--reason", "a hoax")
+    result = run("revert", acme, A.id[:8], "--by", "eve", "--reason", "a hoax")
     assert f"reverted  {A.id}  {A.prompt} -> {A.target}" in result.stdout
     assert "replay: 2 edits made again from nothing" in result.stdout
     assert "of 2 edits in force are answered" in result.stderr
@@ -137,7 +137,7 @@ def test_revert_an_edit(acme):
     assert [(line["edit_id"], line["reason"]) for line in last] == [(A.id, "a hoax")]
 
 
-@pytest.mark.parametrize(("choice", "left"), [(("--to", "1"), [A]), (("--by", "ada"), [C]), (("--tag", "t1"), [C])])
+@pytest.mark.parametrize(("choice", "left"), [(("--to", "1"), [A]), (("--author", "ada"), [C]), (("--tag", "t1"), [C])])
 def test_revert_several(acme, choice, left):
     run("revert", acme, *choice)
     assert history(acme) == [edit.target for edit in left]
@@ -166,7 +166,7 @@ def test_reverting_twice(acme):
     assert f"the edit {A.id} was reverted already, at revision 4" in refused("revert", acme, A.id)
 
 
-@pytest.mark.parametrize("choice", [(), ("--to", "1", "--tag", "t1"), (A.id, "--by", "ada")])
+@pytest.mark.parametrize("choice", [(), ("--to", "1", "--tag", "t1"), (A.id, "--author", "ada")])
 def test_one_choice_of_what_to_revert(acme, choice):
     assert "say what to revert" in refused("revert", acme, *choice)
 
@@ -176,7 +176,7 @@ def test_one_choice_of_what_to_revert(acme, choice):
     [
         (("--to", "9"), "there is no revision 9: the newest is 3"),
         (("--to", "3"), "nothing to revert"),
-        (("--by", "adda"), "Did you mean 'ada'"),
+        (("--author", "adda"), "Did you mean 'ada'"),
         (("--tag", "t2"), "no tag is called 't2'"),
     ],
 )
