@@ -27,7 +27,7 @@ def demo(
     ),
     as_json: Json = False,
 ) -> None:
-    """See it work: one correction, then a stream of them by each of three methods, scored. Offline, in a minute or two.
+    """See it work: one correction, then a stream of them by each of three methods, scored. Offline, in about three minutes.
 
     \b
     Example:
