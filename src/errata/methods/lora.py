@@ -46,7 +46,7 @@ class Lora(Editor):
 
     r: int = 8
     """Rank; 4 to 16 is usual."""
-    alpha: float = 32.0
+    alpha: int = 32
     """The adapter is scaled by alpha / r; 2 to 4 is usual."""
     steps: int = 70
     """Most Adam steps an edit."""
@@ -113,7 +113,10 @@ class Lora(Editor):
             raise MissingExtra("peft", "peft", "the method lora") from error
         kind = getattr(getattr(model.base, "config", None), "model_type", "")
         maps = CHOSEN.get(kind, "all-linear") if self.maps is None else self.maps
-        maps = maps.split(",") if isinstance(maps, str) and maps != "all-linear" else maps
+        if not isinstance(maps, str):
+            maps = list(maps)
+        elif maps != "all-linear":
+            maps = maps.split(",")
         config = LoraConfig(r=self.r, lora_alpha=self.alpha, target_modules=maps, task_type="CAUSAL_LM")
         with model.lifted() as base:
             asked = {name: parameter.requires_grad for name, parameter in base.named_parameters()}
