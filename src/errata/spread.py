@@ -40,7 +40,11 @@ class Seen(NamedTuple):
 class SpreadEdit(LocateThenEdit, ABC):
     """Locate-then-edit over a run of layers that ends at `layer`."""
 
-    published_spread: ClassVar[dict[tuple[str, int], int]] = {}
+    depth: ClassVar[float] = 8 / 31
+    published_layers: ClassVar[dict[tuple[str, int], int]] = {
+        ("gpt2", 48): 17, ("gptj", 28): 8, ("llama", 32): 8, ("mistral", 32): 8,
+    }  # fmt: skip
+    published_spread: ClassVar[dict[tuple[str, int], int]] = {("gptj", 28): 6}
     """(model type, number of blocks) -> how many layers, where it is not five."""
 
     spread: int | None = None

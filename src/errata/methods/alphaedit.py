@@ -32,11 +32,6 @@ class AlphaEdit(SpreadEdit):
     """Least squares in the null space of preserved knowledge."""
 
     name: ClassVar[str] = "alphaedit"
-    depth: ClassVar[float] = 8 / 31
-    published_layers: ClassVar[dict[tuple[str, int], int]] = {
-        ("gpt2", 48): 17, ("gptj", 28): 8, ("llama", 32): 8, ("mistral", 32): 8,
-    }  # fmt: skip
-    published_spread: ClassVar[dict[tuple[str, int], int]] = {("gptj", 28): 6}
     waives: ClassVar[dict[str, str]] = {
         "unrelated prompts": "the weights change for every prompt: there is no gate",
         "first edit held": "the keys of all edits fill the null space, which in a small map is narrow to begin with",

@@ -29,11 +29,6 @@ class Memit(SpreadEdit):
     """Ridge least squares over several layers."""
 
     name: ClassVar[str] = "memit"
-    depth: ClassVar[float] = 8 / 31
-    published_layers: ClassVar[dict[tuple[str, int], int]] = {
-        ("gpt2", 48): 17, ("gptj", 28): 8, ("llama", 32): 8, ("mistral", 32): 8,
-    }  # fmt: skip
-    published_spread: ClassVar[dict[tuple[str, int], int]] = {("gptj", 28): 6}
     waives: ClassVar[dict[str, str]] = {
         "unrelated prompts": "the weights change for every prompt: there is no gate",
         "first edit held": "later edits know nothing of earlier ones (unless history=true)",

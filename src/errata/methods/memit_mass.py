@@ -31,11 +31,6 @@ class MemitMass(SpreadEdit):
     """Ridge least squares over several layers, all edits jointly."""
 
     name: ClassVar[str] = "memit_mass"
-    depth: ClassVar[float] = 8 / 31
-    published_layers: ClassVar[dict[tuple[str, int], int]] = {
-        ("gpt2", 48): 17, ("gptj", 28): 8, ("llama", 32): 8, ("mistral", 32): 8,
-    }  # fmt: skip
-    published_spread: ClassVar[dict[tuple[str, int], int]] = {("gptj", 28): 6}
     waives: ClassVar[dict[str, str]] = {
         "unrelated prompts": "the weights change for every prompt: there is no gate",
     }
