@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -253,6 +254,22 @@ def test_the_surprisal_of_each_token_adds_up_to_what_teacher_forcing_says():
     for q in asked:
         assert len(each[q]) == len(q.answer)
         assert math.fsum(each[q]) / len(q.answer) == pytest.approx(said[q].nll, rel=1e-5)
+
+
+def test_portability_is_whether_what_follows_is_answered(model):
+    right, wrong, open_ = Probe("ask red", "one"), Probe("ask red", "one three"), Probe("ask red")
+    natural = Probe("ask red", "one", OOD)
+    edits = [
+        Edit("say red", "one two", portability=(right, wrong, open_, natural)),  # 1/2
+        Edit("say green", "green", portability=(Probe("ask green", "green"),)),  # 1, but it never ends
+        Edit("say blue", "four"),  # none: plays no part
+    ]
+    found = measure(model, edits)
+    assert found.portability == {
+        "generated_exact": 0.75, "generated_natural": 0.0, "teacher_forced_exact": 0.75, "teacher_forced_token": 0.875,
+    }  # fmt: skip
+    assert found.scores == measure(model, [replace(edit, portability=()) for edit in edits]).scores
+    assert set(measure(model, edits[2:]).portability.values()) == {None}
 
 
 def test_only_probes_of_the_kind_ood_are_natural_text():

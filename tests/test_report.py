@@ -102,6 +102,14 @@ def test_long_texts_have_a_table_of_their_own():
     assert "| wise | 75 | 0.90 | 0.30 | 0.60 | 0.98 | 0.96 0.37 1.00 (WISE, table 7, GPT-J-6B) |" in text
 
 
+def test_portability_has_a_table_where_there_is_any():
+    rows = [a_row("wise", 100, portability={"generated_exact": 0.25, "teacher_forced_token": 0.5}), a_row("grace", 100)]
+    text = page.markdown(Report.of(rows, drawn=False))
+    assert "| wise | 100 | 0.25 | 0.50 | – |" in text
+    assert "| grace | 100 | – | – | – |" in text
+    assert "Portability" not in page.markdown(Report.of(rows[1:], drawn=False))
+
+
 def test_the_html_page_is_whole_and_needs_nothing_else():
     rows = [replace(row, provenance={"device": "<GPU & co>", "time": "now"}) for row in ROWS]
     text = page.html(Report.of(rows, drawn=False))

@@ -24,6 +24,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, median
+from types import MappingProxyType
 from typing import NamedTuple
 
 from errata.answers import BATCH, Question, Said, ask, generate, question, surprisals
@@ -89,6 +90,9 @@ class Measurement(NamedTuple):
     superseded: int
     """Edits that were not, because a later one gives the same prompt another target."""
     ood: OutOfDistribution = OutOfDistribution(None, None)
+    portability: Mapping[str, float | None] = MappingProxyType({})
+    """By scorer: whether prompts whose answers follow from an edit are answered so; mean over those of an edit, then over
+    the edits that have any. No part of `Triple.average`."""
 
 
 def measure(
@@ -105,10 +109,13 @@ def measure(
     other = [[question(model.tokens, wording, edit.target) for wording in edit.rephrases] for edit in scored]
     reference.learn(model, [probe for edit in scored for probe in edit.locality], batch_size)
     probed = [[(probe.kind, *reference.of(probe)) for probe in edit.locality] for edit in scored]
-    asked = [q for group in (*own, *other) for q in group] + [q for group in probed for _, q, _ in group]
+    following = [[question(model.tokens, prompt, answer) for prompt, answer in _following(edit)] for edit in scored]
+    asked = [q for group in (*own, *other, *following) for q in group] + [q for group in probed for _, q, _ in group]
     said = ask(model, asked, batch_size)
 
-    direct, reworded = ([[hits(q, said[q]) for q in group] for group in groups] for groups in (own, other))
+    direct, reworded, ported = (
+        [[hits(q, said[q]) for q in group] for group in groups] for groups in (own, other, following)
+    )
     kept = [[(kind, unchanged(before, said[q])) for kind, q, before in group] for group in probed]
     locality = [[hit for _, hit in group] for group in kept]
     by_kind = {kind: _over([[h for k, h in group if k == kind] for group in kept], HEADLINE) for kind in LOCALITY_KINDS}
@@ -119,6 +126,7 @@ def measure(
         len(scored),
         sum(edit.contradicts(last) for edit, last in _with_latest(edits)),
         _out_of_distribution(model, scored, batch_size),
+        {name: _over(ported, name) for name in SCORERS},
     )
 
 
@@ -224,6 +232,11 @@ def out_of_distribution(texts: Sequence[Sequence[float]]) -> OutOfDistribution:
     return OutOfDistribution(
         mean(float(fmean(text) < SURE) for text in texts), mean(fmean(nll < SURE for nll in text) for text in texts)
     )
+
+
+def _following(edit: Edit) -> list[tuple[str, str]]:
+    """The portability probes of an edit that have a short answer: prompt and answer."""
+    return [(p.prompt, p.answer or "") for p in edit.portability if p.kind != OOD and _answered(p)]
 
 
 def _out_of_distribution(model: EditedModel, edits: Sequence[Edit], batch_size: int) -> OutOfDistribution:

@@ -68,6 +68,8 @@ class Row:
     protocol: int = PROTOCOL
     ood: Mapping[str, float | None] = field(default_factory=dict)
     """Natural text about what was edited, where the data has it: `per_example` and `per_token` (see `errata.metrics`)."""
+    portability: Mapping[str, float | None] = field(default_factory=dict)
+    """Scorer -> how many of the answers that follow from the edits are given, where the data has such questions."""
     nulls: Mapping[str, str] = field(default_factory=dict)
     """Numbers that were not finite: where, and what they were."""
 

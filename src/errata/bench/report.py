@@ -112,6 +112,8 @@ def _measured(rows: Sequence[Row], *, drawn: bool) -> Section:
         grids.append(_perplexity(longer))
     if any(value is not None for row in rows for value in row.ood.values()):
         grids.append(_ood(rows))
+    if any(value is not None for row in rows for value in row.portability.values()):
+        grids.append(_portability(rows))
     figures, text = _figures(rows) if drawn else ([], [])
     return Section(f"{rows[0].data} on {rows[0].model}", text, grids, figures)
 
@@ -156,6 +158,15 @@ def _ood(rows: Sequence[Row]) -> Grid:
     ]  # fmt: skip
     head = ("Method", "T", "Rel", "OOD by example", "OOD by token", "Loc", "Published Rel, OOD, Loc")
     return Grid("Out-of-distribution generalization", head, lines)
+
+
+def _portability(rows: Sequence[Row]) -> Grid:
+    """Questions whose answers follow from the edits."""
+    lines = [
+        (label, f"{row.edits:,}", *(as_score(row.portability.get(scorer)) for scorer in SCORERS))
+        for row, label in _ordered(rows, COMPARED)
+    ]
+    return Grid("Portability: what follows from the edits", ("Method", "T", *SCORERS), lines)
 
 
 def _ordered(rows: Sequence[Row], scorer: str) -> list[tuple[Row, str]]:

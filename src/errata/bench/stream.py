@@ -197,6 +197,7 @@ class Bench:
             "locality_by_kind": _means([m.locality_by_kind for m in measured]),
             "perplexity": _means([_by_name(m.perplexity) for m in measured]),
             "ood": _means([m.ood._asdict() for m in measured]),
+            "portability": _means([m.portability for m in measured]),
             "immediate": _means([sample.immediate for sample in samples]),
             "seconds_per_edit": _mean(sample.seconds for sample in samples),
             "peak_memory_mb": peak,
