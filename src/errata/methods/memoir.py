@@ -8,12 +8,10 @@ features that its prompt's TopHash mask selects, and the masks are kept: a later
 one enough is answered through the stored mask, any other prompt by the pretrained model exactly.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -21,133 +19,15 @@ from torch import Tensor
 from errata.edit import Edit
 from errata.editor import Editor
 from errata.fitting import OPTIMIZERS, Stop, Trace, fit
-from errata.mask_index import MaskIndex
-from errata.masks import nearest, overlaps, pack, top_hash, unpack
-from errata.memory import Gated, add
+from errata.masks import pack, unpack
+from errata.memory import add
 from errata.objective import target_nll
-from errata.routing import Decision, decide_best
-from errata.sites import Site
+from errata.residual_memory import FEATURES, ResidualMemory
 
 if TYPE_CHECKING:
     from errata.model import EditedModel
 
-MANY = 20_000
-"""Edits from which on the nearest mask is looked up in an index rather than by comparing all of them."""
-FEATURES = {
-    "any": ("blend", "centred_mean", "last"), "blend": ("blend",), "centred_mean": ("centred_mean",), "mean": ("mean",),
-    "last": ("last",),
-}  # fmt: skip
-"""What masks can be made of, and the views that each stands for: one mask a view is stored."""
-
-
-class ResidualMemory(Gated):
-    """W_m (model, ff), and the masks (views, edits, ff bits) that index it; it is read through those of the first view."""
-
-    weight: Tensor
-    permutation: Tensor
-    background: Tensor
-    masks: Tensor
-    owners: Tensor
-    irrelevant: Tensor
-    noise: Tensor
-    threshold: Tensor
-
-    def __init__(self, site: Site, active: int, feature: str, permutation: Tensor, device: torch.device) -> None:
-        super().__init__(site)
-        self.active, self.feature = active, feature
-        self._indexes: list[MaskIndex] = []
-        width, packed, views = site.in_features, (site.in_features + 7) // 8, len(FEATURES[feature])
-        self.register_buffer("weight", torch.zeros(site.out_features, width, device=device))
-        self.register_buffer("permutation", permutation.to(device))
-        self.register_buffer("background", torch.zeros(2, width, device=device))  # mean and last-token feature
-        self.register_buffer("masks", torch.zeros(views, 0, packed, dtype=torch.uint8, device=device))
-        self.register_buffer("owners", torch.zeros(0, dtype=torch.long, device=device))
-        self.register_buffer(
-            "irrelevant", torch.zeros(views, 0, packed, dtype=torch.uint8, device=device)
-        )  # their masks
-        self.register_buffer(
-            "noise", torch.zeros(views, 0, device=device)
-        )  # the best score of each irrelevant prompt so far
-        self.register_buffer("threshold", torch.ones(views, device=device))
-
-    def features(self, a: Tensor) -> Tensor:
-        """The mean over the prompt and the last prompt token of each row: (batch, seq, ff) -> (batch, 2, ff)."""
-        a = a.float()
-        return torch.stack([self.routing.over_prompt(a), self.routing.last_of_prompt(a)], dim=1)
-
-    def mask(self, features: Tensor) -> Tensor:
-        """The TopHash masks of each row's prompt, packed: (batch, 2, ff) -> (views, batch, bytes)."""
-        centred = features - self.background
-        z = {
-            "blend": F.normalize(centred, dim=-1).sum(dim=1),
-            "centred_mean": centred[:, 0],
-            "mean": features[:, 0],
-            "last": centred[:, 1],
-        }
-        views = [top_hash(z[view], self.permutation, self.active) for view in FEATURES[self.feature]]
-        return torch.stack([pack(view) for view in views])
-
-    def score(self, mask: Tensor, stored: Tensor) -> Tensor:
-        """Overlap corrected for chance, R' = (R - N/D) / (1 - N/D): 0 for unrelated masks, 1 for equal ones.
-
-        Packed (batch, bytes), (edits, bytes) -> (batch, edits).
-        """
-        return self.corrected(overlaps(mask, stored))
-
-    def corrected(self, shared: Tensor) -> Tensor:
-        """R' of a number of shared features."""
-        chance = self.active / self.site.in_features
-        return (shared / self.active - chance) / max(1 - chance, 1 / self.site.in_features)
-
-    def put(self, tensors: dict[str, Tensor]) -> None:
-        """Make these the stored tensors; indexes of other masks are no longer theirs."""
-        super().put(tensors)
-        if "masks" in tensors and self._indexes:
-            stored = [masks.numpy() for masks in self.masks]
-            known = len(self._indexes[0])
-            if all(np.array_equal(new[:known], old.rows) for new, old in zip(stored, self._indexes, strict=True)):
-                for index, masks in zip(self._indexes, stored, strict=True):
-                    index.grow(masks)
-            else:
-                self._indexes = []
-
-    def _floor(self, view: int) -> int:
-        """The least number of shared features that may reach the threshold."""
-        chance = self.active / self.site.in_features
-        return max(1, math.floor(self.active * (chance + float(self.threshold[view]) * (1 - chance))) - 1)
-
-    def _indexed(self) -> list[MaskIndex]:
-        """An index of the masks of each view, where there are many and they are on the CPU."""
-        if len(self.owners) < MANY or self.masks.device.type != "cpu" or torch.compiler.is_compiling():
-            return []
-        if not self._indexes:
-            self._indexes = [MaskIndex.of(masks.numpy(), self.site.in_features) for masks in self.masks]
-        return self._indexes
-
-    def decide(self, a: Tensor, y: Tensor) -> Decision:
-        """A row is answered when its mask overlaps a stored one enough, in the view where it does so best.
-
-        The stored mask of that edit is then used.
-        """
-        if len(self.owners) == 0:
-            return Decision(torch.zeros(len(a), dtype=torch.bool, device=a.device), anywhere=False)
-        mask, indexes, tau = self.mask(self.features(a)), self._indexed(), self.threshold
-        found = [
-            nearest(mask[v], self.masks[v], self._floor(v) if indexes else 0, indexes[v] if indexes else None)
-            for v in range(len(mask))
-        ]
-        scores = torch.stack([self.corrected(shared) for shared, _ in found], dim=1)  # (batch, views, few)
-        picks = torch.stack([which for _, which in found], dim=1)
-        room = (scores[..., 0] - tau) / (1 - tau).clamp(min=1e-6)
-        view = room.argmax(dim=1)
-        best = torch.arange(len(view), device=view.device), view
-        return decide_best(scores[best], picks[best], tau[view])
-
-    def correct(self, a: Tensor, y: Tensor, decision: Decision) -> Tensor:
-        """W a + W_m (m * a), with the stored mask m of each row."""
-        assert decision.pick is not None
-        m = unpack(self.masks[0, decision.pick], self.site.in_features)
-        return add(y, F.linear(a.to(self.weight.dtype) * m[:, None], self.weight))
+MASKS = ("top_hash", "random", "random_columns")
 
 
 @dataclass
@@ -161,14 +41,26 @@ class Memoir(Editor):
     active: float = 4096 / 14336
     """N, the features an edit may use, as a fraction of the input width [released: 4096 of 14336]."""
     tau: float | None = None
-    """Threshold on the chance-corrected overlap [released, LLaMA-3: an overlap of .4, which is .16 here]. By default it
-    is calibrated: as low as the irrelevant prompts allow, after every edit."""
+    """Threshold on the overlap; at -1 every prompt is answered, the ablation without conditional activation [released,
+    LLaMA-3: .4 with `overlap=raw`, which is .16 here]. By default it is calibrated: as low as the irrelevant prompts
+    allow, after every edit."""
+    overlap: str = "corrected"
+    """Units of `tau`: the overlap `corrected` for what masks share by chance, N/D, or the `raw` one [paper]. A calibrated
+    threshold decides alike in both."""
     spill: float = 0.005
     """Calibration: the share of irrelevant prompts that may be answered by mistake."""
     feature: str = "any"
     """What a mask is made of: the prompt's `centred_mean` [released], its `last` token, its `mean`, the `blend` of the
     first two; or a mask of `any` of these three, and the nearest one decides. On ZsRE the mean routes better, where
     rephrasings share few words only the last token does, and which a model is like is not known before."""
+    mask: str = "top_hash"
+    """What an edit writes through: its `top_hash` mask [paper]; or, as ablations, a `random` one, a function of the prompt
+    that no likeness of features enters, so that only the edit's own prompt finds it again and any rephrasing is the
+    pretrained model's; or `random_columns`, where TopHash masks still route and only what is written is random."""
+    permutation: bool = True
+    """Whether masks are permuted [paper]; without, an edit writes through the very features that are largest on it."""
+    prefixed: bool = False
+    """Whether the masks of the prompt behind each context prefix are stored too, as ways to the same edit [paper: no]."""
     steps: int = 70
     """Most steps an edit [released: 30 to 70]."""
     optimizer: str = "adalayer"
@@ -194,6 +86,12 @@ class Memoir(Editor):
     def __post_init__(self) -> None:
         self.check(0 < self.active <= 1, f"active={self.active}: a fraction of the width, in (0, 1]")
         self.check(self.feature in FEATURES, f"feature {self.feature!r}: one of {', '.join(FEATURES)}")
+        self.check(self.mask in MASKS, f"mask {self.mask!r}: one of {', '.join(MASKS)}")
+        self.check(self.overlap in ("corrected", "raw"), f"overlap {self.overlap!r}: one of corrected, raw")
+        self.check(
+            self.mask != "random" or (self.tau is None and not self.prefixed),
+            "mask=random is found by its own prompt alone, so it goes with neither tau nor prefixed",
+        )
         self.check(self.optimizer in OPTIMIZERS, f"optimizer {self.optimizer!r}: one of {', '.join(OPTIMIZERS)}")
         self.check(self.tries >= 1, f"tries={self.tries}: at least 1")
         self.check(0 <= self.spill < 1, f"spill={self.spill}: a share, in [0, 1)")
@@ -202,8 +100,10 @@ class Memoir(Editor):
         """An empty memory; the background feature and the masks of the irrelevant prompts."""
         site = model.site(self)
         order = torch.randperm(site.in_features, generator=model.sampling.generator("memoir/permutation"))
+        order = order if self.permutation else torch.arange(site.in_features)
         active = max(1, round(self.active * site.in_features))
-        memory = ResidualMemory(site, active, self.feature, order, model.device)
+        apart = self.prefixed or self.mask != "top_hash"
+        memory = ResidualMemory(site, active, self.feature, order, model.device, raw=self.overlap == "raw", apart=apart)
         model.install(self.name, memory)
         prompts = [probe.prompt for probe in model.sampling.irrelevant]
         features = torch.cat([memory.features(a) for a, _, _ in model.read(memory, prompts)])
@@ -222,9 +122,10 @@ class Memoir(Editor):
         rows = model.rows([(context, edit.target) for context in model.contexts(edit.prompt)], self.end)
         suffix = model.suffix(memory, rows)
         with model.routing.reading(rows.prompt):
-            mask = memory.mask(memory.features(suffix.a)[:1])
+            mask = memory.mask(memory.features(suffix.a)[: None if self.prefixed else 1])
 
-        columns = unpack(mask[0, 0], memory.site.in_features).nonzero().squeeze(1)
+        written = self._written(model, memory, mask[:, :1], index)
+        columns = unpack(written, memory.site.in_features).nonzero().squeeze(1)
         a = suffix.a[..., columns].to(memory.weight.dtype)
         w = memory.weight[:, columns].clone().requires_grad_()
 
@@ -246,8 +147,19 @@ class Memoir(Editor):
         trace = Trace(tuple(losses))
         weight = memory.weight * (1 - self.lr * self.weight_decay) ** trace.steps
         weight[:, columns] = w.detach()
-        memory.put({"weight": weight} | self._remember(memory, mask, index))
+        memory.put({"weight": weight} | self._remember(memory, mask, written, index))
         return trace
+
+    def _written(self, model: "EditedModel", memory: ResidualMemory, mask: Tensor, index: int) -> Tensor:
+        """The mask that an edit writes through, packed (bytes,): that which its prompt has had, or a new one."""
+        known = memory.known(mask).nonzero()
+        if len(known):
+            return memory.through(known[0, 0])
+        if self.mask == "top_hash":
+            return mask[0, 0]
+        width, generator = memory.site.in_features, model.sampling.generator("memoir/mask", index)
+        columns = torch.randperm(width, generator=generator)[: memory.active].to(mask.device)
+        return pack(torch.zeros(width, dtype=torch.bool, device=mask.device).index_fill(0, columns, value=True))
 
     def _step_size(self, model: "EditedModel", memory: ResidualMemory) -> tuple[float, float | None]:
         """Learning rate and clip."""
@@ -257,21 +169,28 @@ class Memoir(Editor):
         lr = self.lr * (gain**2 if self.optimizer == "sgd" else model.entry(memory))
         return lr, None if self.clip is None else self.clip / gain
 
-    def _remember(self, memory: ResidualMemory, mask: Tensor, index: int) -> dict[str, Tensor]:
-        """The index with this edit in it; the same mask again belongs to the newer edit."""
-        known = (memory.masks == mask).all(dim=2).all(dim=0)
-        owners = torch.where(known, index, memory.owners)
+    def _remember(self, memory: ResidualMemory, mask: Tensor, written: Tensor, index: int) -> dict[str, Tensor]:
+        """The index with this edit's masks in it, its prompt's first; the same mask again belongs to the newer edit."""
+        known = memory.known(mask[:, :1])
         if known.any():
-            return {"owners": owners}
-        near = [memory.score(there, new)[:, 0] for there, new in zip(memory.irrelevant, mask, strict=True)]
+            known = torch.isin(memory.home, memory.home[known]) if memory.apart else known
+            return {"owners": torch.where(known, index, memory.owners)}
+        near = [memory.score(there, new).amax(1) for there, new in zip(memory.irrelevant, mask, strict=True)]
         noise = torch.maximum(memory.noise, torch.stack(near))
-        if self.tau is not None:
+        if self.mask == "random":
+            threshold = torch.full_like(memory.threshold, memory.exact())
+        elif self.tau is not None:
             threshold = torch.full_like(memory.threshold, self.tau)
         else:
             threshold = torch.quantile(noise, 1 - self.spill / len(noise), dim=1) + 1e-6
-        return {
+        count = mask.shape[1]
+        found = {
             "masks": torch.cat([memory.masks, mask], dim=1),
-            "owners": torch.cat([owners, torch.tensor([index], device=owners.device)]),
+            "owners": torch.cat([memory.owners, memory.owners.new_full((count,), index)]),
             "noise": noise,
             "threshold": threshold,
         }
+        if memory.apart:
+            found["home"] = torch.cat([memory.home, memory.home.new_full((count,), len(memory.written))])
+            found["written"] = torch.cat([memory.written, written[None]])
+        return found

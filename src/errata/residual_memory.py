@@ -1,0 +1,164 @@
+"""Residual memory: MEMOIR's W_m beside one FFN output projection, and the masks through which it is read.
+
+What an edit writes lies in the columns that its mask selects. A request is routed by comparing masks of its features with
+the stored ones; it is read through the mask that the nearest edit was written through.
+"""
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from errata.mask_index import MaskIndex
+from errata.masks import nearest, overlaps, pack, top_hash, unpack
+from errata.memory import Gated, add
+from errata.routing import Decision, decide_best
+from errata.sites import Site
+
+MANY = 20_000
+"""Edits from which on the nearest mask is looked up in an index rather than by comparing all of them."""
+FEATURES = {
+    "any": ("blend", "centred_mean", "last"), "blend": ("blend",), "centred_mean": ("centred_mean",), "mean": ("mean",),
+    "last": ("last",),
+}  # fmt: skip
+"""What masks can be made of, and the views that each stands for: one mask a view is stored."""
+EXACT = 0.98
+"""Overlap from which on two masks are of the same prompt: numerical noise moves a few features in or out."""
+
+
+class ResidualMemory(Gated):
+    """W_m (model, ff), and the masks (views, masks, ff bits) that index it; `owners` are their edits.
+
+    It is read through the masks of the first view; or, where edits have several masks or `apart` ones to write through,
+    through those in `written` (edits, ff bits), of which `home` (masks,) says whose is whose.
+    """
+
+    weight: Tensor
+    permutation: Tensor
+    background: Tensor
+    masks: Tensor
+    owners: Tensor
+    irrelevant: Tensor
+    noise: Tensor
+    threshold: Tensor
+    written: Tensor
+    home: Tensor
+
+    def __init__(
+        self, site: Site, active: int, feature: str, permutation: Tensor, device: torch.device, *, raw: bool = False,
+        apart: bool = False,
+    ) -> None:  # fmt: skip
+        """`raw`: overlaps are scored as they are, not corrected for chance."""
+        super().__init__(site)
+        self.active, self.feature, self.apart = active, feature, apart
+        self.chance = 0.0 if raw else active / site.in_features
+        """The overlap R that counts as none."""
+        self._indexes: list[MaskIndex] = []
+        width, packed, views = site.in_features, (site.in_features + 7) // 8, len(FEATURES[feature])
+        self.register_buffer("weight", torch.zeros(site.out_features, width, device=device))
+        self.register_buffer("permutation", permutation.to(device))
+        self.register_buffer("background", torch.zeros(2, width, device=device))  # mean and last-token feature
+        self.register_buffer("masks", torch.zeros(views, 0, packed, dtype=torch.uint8, device=device))
+        self.register_buffer("owners", torch.zeros(0, dtype=torch.long, device=device))
+        self.register_buffer(
+            "irrelevant", torch.zeros(views, 0, packed, dtype=torch.uint8, device=device)
+        )  # their masks
+        self.register_buffer(
+            "noise", torch.zeros(views, 0, device=device)
+        )  # the best score of each irrelevant prompt so far
+        self.register_buffer("threshold", torch.ones(views, device=device))
+        if apart:
+            self.register_buffer("written", torch.zeros(0, packed, dtype=torch.uint8, device=device))
+            self.register_buffer("home", torch.zeros(0, dtype=torch.long, device=device))
+
+    def features(self, a: Tensor) -> Tensor:
+        """The mean over the prompt and the last prompt token of each row: (batch, seq, ff) -> (batch, 2, ff)."""
+        a = a.float()
+        return torch.stack([self.routing.over_prompt(a), self.routing.last_of_prompt(a)], dim=1)
+
+    def mask(self, features: Tensor) -> Tensor:
+        """The TopHash masks of each row's prompt, packed: (batch, 2, ff) -> (views, batch, bytes)."""
+        centred = features - self.background
+        z = {
+            "blend": F.normalize(centred, dim=-1).sum(dim=1),
+            "centred_mean": centred[:, 0],
+            "mean": features[:, 0],
+            "last": centred[:, 1],
+        }
+        views = [top_hash(z[view], self.permutation, self.active) for view in FEATURES[self.feature]]
+        return torch.stack([pack(view) for view in views])
+
+    def score(self, mask: Tensor, stored: Tensor) -> Tensor:
+        """Overlap corrected for chance, R' = (R - N/D) / (1 - N/D): 0 for unrelated masks, 1 for equal ones.
+
+        Packed (batch, bytes), (edits, bytes) -> (batch, edits). The overlap R itself in a `raw` memory.
+        """
+        return self.corrected(overlaps(mask, stored))
+
+    def corrected(self, shared: Tensor) -> Tensor:
+        """R' of a number of shared features."""
+        return (shared / self.active - self.chance) / max(1 - self.chance, 1 / self.site.in_features)
+
+    def exact(self) -> float:
+        """The score from which on a prompt is the stored one itself."""
+        return float(self.corrected(torch.tensor(EXACT * self.active)))
+
+    def known(self, mask: Tensor) -> Tensor:
+        """Which stored masks these are, in all views: (views, 1, bytes) -> (masks,) bool."""
+        return (self.masks == mask).all(dim=2).all(dim=0)
+
+    def through(self, pick: Tensor) -> Tensor:
+        """The masks, packed, that the edits with these stored masks were written through: (...,) -> (..., bytes)."""
+        return self.written[self.home[pick]] if self.apart else self.masks[0, pick]
+
+    def put(self, tensors: dict[str, Tensor]) -> None:
+        """Make these the stored tensors; indexes of other masks are no longer theirs."""
+        super().put(tensors)
+        if "masks" in tensors and self._indexes:
+            stored = [masks.numpy() for masks in self.masks]
+            known = len(self._indexes[0])
+            if all(np.array_equal(new[:known], old.rows) for new, old in zip(stored, self._indexes, strict=True)):
+                for index, masks in zip(self._indexes, stored, strict=True):
+                    index.grow(masks)
+            else:
+                self._indexes = []
+
+    def _floor(self, view: int) -> int:
+        """The least number of shared features that may reach the threshold."""
+        least = self.chance + float(self.threshold[view]) * (1 - self.chance)
+        return max(1, math.floor(self.active * least) - 1)
+
+    def _indexed(self) -> list[MaskIndex]:
+        """An index of the masks of each view, where there are many and they are on the CPU."""
+        if len(self.owners) < MANY or self.masks.device.type != "cpu" or torch.compiler.is_compiling():
+            return []
+        if not self._indexes:
+            self._indexes = [MaskIndex.of(masks.numpy(), self.site.in_features) for masks in self.masks]
+        return self._indexes
+
+    def decide(self, a: Tensor, y: Tensor) -> Decision:
+        """A row is answered when its mask overlaps a stored one enough, in the view where it does so best.
+
+        The stored mask of that edit is then used.
+        """
+        if len(self.owners) == 0:
+            return Decision(torch.zeros(len(a), dtype=torch.bool, device=a.device), anywhere=False)
+        mask, indexes, tau = self.mask(self.features(a)), self._indexed(), self.threshold
+        found = [
+            nearest(mask[v], self.masks[v], self._floor(v) if indexes else 0, indexes[v] if indexes else None)
+            for v in range(len(mask))
+        ]
+        scores = torch.stack([self.corrected(shared) for shared, _ in found], dim=1)  # (batch, views, few)
+        picks = torch.stack([which for _, which in found], dim=1)
+        room = (scores[..., 0] - tau) / (1 - tau).clamp(min=1e-6)
+        view = room.argmax(dim=1)
+        best = torch.arange(len(view), device=view.device), view
+        return decide_best(scores[best], picks[best], tau[view])
+
+    def correct(self, a: Tensor, y: Tensor, decision: Decision) -> Tensor:
+        """W a + W_m (m * a), with the stored mask m of each row."""
+        assert decision.pick is not None
+        m = unpack(self.through(decision.pick), self.site.in_features)
+        return add(y, F.linear(a.to(self.weight.dtype) * m[:, None], self.weight))
