@@ -1,4 +1,4 @@
-"""Write the tables of README.md and docs/results.md anew from the committed results.
+"""Write the tables of README.md and docs/results.md, and all of docs/evidence.md, anew from the committed results.
 
 A table stands between `<!-- table: NAME -->` and `<!-- end -->`; NAME is a folder of benchmarks/results, then perhaps
 a scorer: `zsre-100 teacher_forced_token`. With --check nothing is written, and the exit code is 1 where a file differs.
@@ -9,10 +9,13 @@ import re
 import sys
 from pathlib import Path
 
-from errata.bench import markdown, record
+from errata.bench import markdown, page, record
+from errata.bench.report import Report, gather
 
 ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
 PAGES = ("README.md", "docs/results.md")
+EVIDENCE = "docs/evidence.md"
 BLOCK = re.compile(r"(<!-- table: (?P<name>\S+)(?: (?P<scorer>\S+))? -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -20,10 +23,16 @@ def rendered(text: str) -> str:
     """A page with every table made anew."""
 
     def table(found: re.Match[str]) -> str:
-        rows = record.read(ROOT / "benchmarks" / "results" / found["name"] / "results.jsonl")
+        rows = record.read(RESULTS / found["name"])
         return f"{found[1]}\n{markdown(rows, found['scorer'] or 'generated_exact')}\n\n{found[4]}"
 
     return BLOCK.sub(table, text)
+
+
+def evidence() -> str:
+    """The report of all committed results, as Markdown."""
+    rows = gather(sorted(path.parent for path in RESULTS.glob("*/results.jsonl")))
+    return page.markdown(Report.of(rows, drawn=False)).rstrip() + "\n"
 
 
 def main() -> int:
@@ -31,15 +40,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="only say which pages are out of date")
     check = parser.parse_args().check
+    pages = {name: rendered((ROOT / name).read_text(encoding="utf-8")) for name in PAGES} | {EVIDENCE: evidence()}
     stale = []
-    for page in PAGES:
-        path = ROOT / page
-        before = path.read_text(encoding="utf-8")
-        after = rendered(before)
-        if after != before:
-            stale.append(page)
+    for name, text in pages.items():
+        path = ROOT / name
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            stale.append(name)
             if not check:
-                path.write_text(after, encoding="utf-8")
+                path.write_text(text, encoding="utf-8")
     if stale:
         sys.stderr.write(f"{'out of date' if check else 'rewritten'}: {', '.join(stale)}\n")
     return int(check and bool(stale))

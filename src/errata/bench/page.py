@@ -10,7 +10,7 @@ STYLE = """
 :root { color-scheme: light; --ink: #222; --soft: #666; --line: #ddd; }
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); max-width: 76rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.7rem; } h2 { margin-top: 2.6rem; border-bottom: 1px solid var(--line); } h3 { margin: 1.4rem 0 .3rem; }
-nav a { margin-right: 1rem; } p.made, p.text { color: var(--soft); }
+nav a { margin-right: 1rem; } p.measured, p.text { color: var(--soft); }
 .wide { overflow-x: auto; } svg { max-width: 100%; height: auto; }
 table { border-collapse: collapse; font-size: .88rem; }
 th, td { padding: .25rem .6rem; text-align: left; vertical-align: top; }
@@ -33,14 +33,14 @@ def html(report: Report) -> str:
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(report.title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
-        f'<h1>{escape(report.title)}</h1>\n<p class="made">{escape(report.made)}</p>\n<nav>{links}</nav>\n'
+        f'<h1>{escape(report.title)}</h1>\n<p class="measured">{escape(report.measured)}</p>\n<nav>{links}</nav>\n'
         f"{body}\n</body>\n</html>\n"
     )
 
 
 def markdown(report: Report) -> str:
     """The same in Markdown, without the figures."""
-    parts = [f"# {report.title}", report.made]
+    parts = [f"# {report.title}", report.measured]
     for section in report.sections:
         parts += [f"## {section.title}", *section.text]
         for grid in section.grids:

@@ -5,8 +5,7 @@ Path("report.html").write_text(page.html(report))
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -55,7 +54,8 @@ class Report:
 
     title: str
     sections: Sequence[Section]
-    made: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    measured: str
+    """When the rows were found. The day that the page is made does not stand in it: the same rows make the same page."""
 
     @classmethod
     def of(cls, rows: Sequence[Row], *, drawn: bool = True) -> "Report":
@@ -66,7 +66,8 @@ class Report:
             _measured([row for row in rows if (row.model, row.data) == group], drawn=drawn) for group in groups
         ]
         sections += [_agreement(rows), _settings(rows), _provenance(rows)]
-        return cls("Lifelong editing, measured", [section for section in sections if section is not None])
+        kept = [section for section in sections if section is not None]
+        return cls("Lifelong editing, measured", kept, f"Measured {_span(rows)}")
 
 
 def gather(folders: Sequence[Path]) -> list[Row]:
