@@ -104,7 +104,7 @@ def test_templates_become_wordings_and_only_those_that_end_with_the_answer(corpu
 
 def test_a_question_of_nq_is_asked_in_three_wordings(corpus):
     (question,) = corpus.of("nq")
-    assert question.wordings == ("who runs tolk", "nq question: who runs tolk", "Who runs tolk?")
+    assert question.wordings == ("who runs tolk?", "nq question: who runs tolk", "who runs tolk")
     assert question.answer == "Ada"
 
 

@@ -70,7 +70,7 @@ def train(recipe: Recipe, output: Path, console: Console) -> dict[str, Any]:
     tokenizer = tokens.learn(corpus.plain(made), recipe.vocabulary)
     tokens.save(tokenizer, output)
     model, losses, read = build(recipe.shape, recipe.seed), Losses(), 0
-    pad = tokenizer.token_to_id(tokens.PAD)
+    pad = tokens.id_of(tokenizer, tokens.PAD)
     rates = Rates(recipe.learning_rate, recipe.embedding_rate, recipe.weight_decay)
     started = time.perf_counter()
     with Progress(console=console) as progress:

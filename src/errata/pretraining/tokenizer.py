@@ -36,6 +36,13 @@ def learn(texts: Iterable[str], size: int) -> Tokenizer:
     return tokenizer
 
 
+def id_of(tokenizer: Tokenizer, special: str) -> int:
+    """The id of `BOS`, `EOS` or `PAD`, which every tokenizer learned here has."""
+    found = tokenizer.token_to_id(special)
+    assert found is not None
+    return found
+
+
 def save(tokenizer: Tokenizer, directory: Path) -> None:
     """Write the two files from which `AutoTokenizer.from_pretrained` loads it."""
     tokenizer.save(str(directory / "tokenizer.json"))

@@ -75,13 +75,13 @@ def _pararel_relation(path: Path) -> Iterator[Fact]:
 
 
 def _nq(name: str) -> Callable[[list[Path]], Iterator[Fact]]:
-    """Natural Questions, open (Lee et al., 2019, arXiv 1906.00300): a question as typed, as in ZsRE, and as prose."""
+    """Natural Questions, open (Lee et al., 2019, arXiv 1906.00300): a question with its mark, as in ZsRE, and as typed."""
 
     def read(paths: list[Path]) -> Iterator[Fact]:
         for path in paths:
             for record in _records(path):
                 question, answers = record.text("question"), record.texts("answer")
-                wordings = (question, f"nq question: {question}", f"{question[0].upper()}{question[1:]}?")
+                wordings = (f"{question}?", f"nq question: {question}", question)
                 if answers:
                     yield Fact(name, wordings, answers[0])
 

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from errata.pretraining.batches import Batch, Row, grouped, padded
-from errata.pretraining.tokenizer import BOS, EOS, PAD
+from errata.pretraining.tokenizer import BOS, EOS, PAD, id_of
 from errata.testbed.facts import Fact
 from errata.testbed.recipe import Recipe
 
@@ -22,7 +22,7 @@ class Stream:
 
     def __init__(self, facts: Sequence[Fact], text: Tensor, tokenizer: Tokenizer, recipe: Recipe) -> None:
         self.recipe, self.text = recipe, text
-        self.bos, self.pad = tokenizer.token_to_id(BOS), tokenizer.token_to_id(PAD)
+        self.bos, self.pad = id_of(tokenizer, BOS), id_of(tokenizer, PAD)
         self.rows = rows(facts, tokenizer, recipe)
 
     def steps(self, first: int = 0) -> Iterator[list[Batch]]:
@@ -66,7 +66,7 @@ class Stream:
 
 def rows(facts: Sequence[Fact], tokenizer: Tokenizer, recipe: Recipe) -> list[list[Row]]:
     """For every fact, the rows of its trained wordings: `<s> prompt answer </s>`, with a loss on the answer and the end."""
-    end = tokenizer.token_to_id(EOS)
+    end = id_of(tokenizer, EOS)
     worded = [fact.trained(recipe.seed, recipe.unseen) for fact in facts]
     prompts = iter(tokenizer.encode_batch([prompt for prompts in worded for prompt in prompts]))
     answers = tokenizer.encode_batch([f" {fact.answer}" for fact in facts], add_special_tokens=False)
