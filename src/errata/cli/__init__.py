@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 from errata import __version__
 from errata.cli import (
+    ability,
     bench,
     catalogue,
     demo,
@@ -108,6 +109,7 @@ app.command("bench")(bench.bench)
 app.command("tune")(tune.tune)
 app.command("report")(report.report)
 app.command("train")(train.train)
+app.command("ability")(ability.ability)
 app.add_typer(testbed.app, name="testbed")
 app.command("methods")(catalogue.methods)
 app.command("sites")(catalogue.sites)
