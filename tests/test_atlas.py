@@ -15,13 +15,14 @@ from errata import atlas
 from errata.atlas import corpus
 from errata.atlas.edits import Split, as_record, write_sets
 from errata.atlas.geography import countries
-from errata.atlas.muon import orthogonalised
-from errata.atlas.recall import questions, recall
+from errata.atlas.recall import questions
 from errata.atlas.train import Recipe
 from errata.atlas.wordings import FAMILIES, PHRASES, wordings
 from errata.atlas.world import PERSON_RELATIONS, Fact, world
 from errata.edit import LOCALITY_KINDS, Edit
 from errata.errors import UnknownName
+from errata.pretraining.muon import orthogonalised
+from errata.pretraining.recall import recall
 
 SPLITS: tuple[Split, ...] = ("test", "validation", "unseen")
 SIZES = {"test": 1500, "validation": 500, "unseen": 500}

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from errata.atlas.edits import write_sets
+from errata.pretraining.llama import Shape, build, falling
 
 MODEL_FILES = "config.json, generation_config.json, model.safetensors, tokenizer.json, tokenizer_config.json"
 
@@ -44,61 +45,39 @@ class Recipe:
     heads: int = 8
     ffn_width: int = 2304
 
+    @property
+    def shape(self) -> Shape:
+        """The size of the model."""
+        return Shape(self.vocabulary, self.width, self.layers, self.heads, self.ffn_width)
+
     def legs(self) -> tuple[list[float], list[float]]:
         """What the highest learning rates are multiplied by, step after step: until the turn, and when landing."""
         return falling(self.steps, 1.0, self.turn, self.warmup), falling(self.landing, self.turn, 0.0, 15)
-
-
-def falling(steps: int, start: float, end: float, warmup: int) -> list[float]:
-    """A linear warm-up to `start` (a tenth of the steps at most), then a straight line to `end`."""
-    warmup = min(warmup, steps // 10 + 1)
-    rise = [start * (step + 1) / warmup for step in range(min(warmup, steps))]
-    return rise + [start + (end - start) * (step - warmup) / (steps - warmup) for step in range(warmup, steps)]
-
-
-def build(recipe: Recipe) -> Any:
-    """An untrained model of the recipe's shape, with the recipe's random weights."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(recipe.seed)
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=recipe.vocabulary,
-            hidden_size=recipe.width,
-            intermediate_size=recipe.ffn_width,
-            num_hidden_layers=recipe.layers,
-            num_attention_heads=recipe.heads,
-            max_position_embeddings=256,
-            tie_word_embeddings=True,
-            bos_token_id=0,
-            eos_token_id=1,
-            pad_token_id=2,
-        )
-    )
 
 
 def train(recipe: Recipe, output: Path, console: Console) -> dict[str, Any]:
     """Make the world, train the model from random weights and save it in `output`; returns what was measured of it."""
     import torch
 
-    from errata.atlas import corpus, tokens
+    from errata.atlas import corpus
     from errata.atlas.batches import batches
-    from errata.atlas.fitting import Losses, Rates, fit
     from errata.atlas.world import world
+    from errata.pretraining import tokenizer as tokens
+    from errata.pretraining.fitting import Losses, Rates, fit
 
     made = world(recipe.seed)
     output.mkdir(parents=True, exist_ok=True)
     tokenizer = tokens.learn(corpus.plain(made), recipe.vocabulary)
     tokens.save(tokenizer, output)
-    model, losses, read = build(recipe), Losses(), 0
+    model, losses, read = build(recipe.shape, recipe.seed), Losses(), 0
+    pad = tokens.id_of(tokenizer, tokens.PAD)
     rates = Rates(recipe.learning_rate, recipe.embedding_rate, recipe.weight_decay)
     started = time.perf_counter()
     with Progress(console=console) as progress:
         task = progress.add_task("training", total=recipe.steps + recipe.landing)
         for leg, shape in enumerate(recipe.legs()):
             groups = batches(made, tokenizer, recipe.batch_tokens, corpus.first_epoch(leg))
-            for losses in fit(model, groups, tokenizer, shape, rates):
+            for losses in fit(model, groups, pad, shape, rates):
                 progress.update(task, advance=1, description=f"training, loss {losses.smooth:.3f}")
             read += losses.tokens
     seconds = time.perf_counter() - started
@@ -119,8 +98,9 @@ def measure(directory: Path, seed: int) -> dict[str, Any]:
     import transformers
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from errata.atlas.recall import questions, recall
+    from errata.atlas.recall import questions
     from errata.atlas.world import world
+    from errata.pretraining.recall import recall
 
     model: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
     model.eval()

@@ -10,7 +10,23 @@ import typer
 from typer.core import TyperGroup
 
 from errata import __version__
-from errata.cli import bench, catalogue, demo, diff, edit, export, log, look, report, revert, train, tune, verify
+from errata.cli import (
+    ability,
+    bench,
+    catalogue,
+    demo,
+    diff,
+    edit,
+    export,
+    log,
+    look,
+    report,
+    revert,
+    testbed,
+    train,
+    tune,
+    verify,
+)
 from errata.cli.terminal import say
 from errata.errors import ErrataError
 
@@ -93,5 +109,7 @@ app.command("bench")(bench.bench)
 app.command("tune")(tune.tune)
 app.command("report")(report.report)
 app.command("train")(train.train)
+app.command("ability")(ability.ability)
+app.add_typer(testbed.app, name="testbed")
 app.command("methods")(catalogue.methods)
 app.command("sites")(catalogue.sites)

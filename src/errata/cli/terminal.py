@@ -52,6 +52,11 @@ class Meter:
         if self._progress is not None:
             self._progress.update(self._task, advance=count, what=what)
 
+    def reach(self, done: int, total: int, what: str = "") -> None:
+        """So many of so many are done."""
+        if self._progress is not None:
+            self._progress.update(self._task, completed=done, total=total, what=what)
+
     def note(self, message: str) -> None:
         """A message that does not disturb the bar."""
         if self._progress is None:

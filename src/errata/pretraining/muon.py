@@ -26,7 +26,7 @@ def orthogonalised(matrix: Tensor) -> Tensor:
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     x = wide / (wide.norm() + 1e-7)
     a, b, c = COEFFICIENTS
-    gram, product = x @ x.T, torch.eye(len(x))
+    gram, product = x @ x.T, torch.eye(len(x), device=x.device)
     for _ in range(ITERATIONS):  # x <- q x with q = a + b gram + c gram^2, hence gram <- q gram q
         q = b * gram + c * (gram @ gram)
         q.diagonal().add_(a)
@@ -49,7 +49,7 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             for matrix in group["params"]:
                 if matrix.grad is not None:
-                    self._move(matrix, matrix.grad, **{name: group[name] for name in self.defaults})
+                    self._move(matrix, matrix.grad, group["lr"], group["momentum"], group["weight_decay"])
 
     def _move(self, matrix: Tensor, gradient: Tensor, lr: float, momentum: float, weight_decay: float) -> None:
         state = self.state[matrix]

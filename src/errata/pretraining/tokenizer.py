@@ -1,4 +1,4 @@
-"""Tokens: the byte-level BPE tokenizer of an atlas model, learned from the texts of its own world.
+"""Tokenizer: a byte-level BPE tokenizer, learned from the texts that a model is trained on.
 
 `<s>` is put in front of everything by the tokenizer itself, and every word, the first included, carries the space in
 front of it, so that the tokens of "prompt answer" always begin with those of "prompt".
@@ -34,6 +34,13 @@ def learn(texts: Iterable[str], size: int) -> Tokenizer:
         ]
     )
     return tokenizer
+
+
+def id_of(tokenizer: Tokenizer, special: str) -> int:
+    """The id of `BOS`, `EOS` or `PAD`, which every tokenizer learned here has."""
+    found = tokenizer.token_to_id(special)
+    assert found is not None
+    return found
 
 
 def save(tokenizer: Tokenizer, directory: Path) -> None:
