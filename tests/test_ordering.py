@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from errata.ordering import measured, plan
+from errata.ordering import dealt, measured, plan
 
 
 def clouds(seed: int, count: int, each: int) -> torch.Tensor:
@@ -50,6 +50,25 @@ def test_the_most_alike_batch_comes_first() -> None:
     loose = loose + 0.3 * torch.randn(loose.shape, generator=torch.Generator().manual_seed(0))
     order = plan(torch.cat([loose, tight]), 4, torch.Generator().manual_seed(1))
     assert order.batches == ((4, 5, 6, 7), (0, 1, 2, 3))
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 99), n=st.integers(2, 30), size=st.integers(1, 9))
+def test_dealing_out_keeps_every_edit_and_the_sizes(seed: int, n: int, size: int) -> None:
+    points = torch.randn(n, 6, generator=torch.Generator().manual_seed(seed))
+    order = plan(points, size, torch.Generator().manual_seed(seed))
+    found = dealt(points, order)
+    assert sorted(i for batch in found.batches for i in batch) == list(range(n))
+    assert len(found.batches) == len(order.batches)
+    assert max(map(len, found.batches)) <= size
+
+
+def test_dealing_out_puts_unlike_edits_together() -> None:
+    points = clouds(0, 4, 4)
+    order = dealt(points, plan(points, 4, torch.Generator().manual_seed(0)))
+    kinds = points[:, :4].argmax(1)
+    assert all(len(set(kinds[list(batch)].tolist())) == 4 for batch in order.batches)
+    assert order.within < order.between
 
 
 def test_equal_points_are_shared_out() -> None:

@@ -58,6 +58,12 @@ def measured(points: Tensor, batches: Sequence[Sequence[int]]) -> Order:
     return Order(tuple(tuple(batch) for batch in batches), *means)
 
 
+def dealt(points: Tensor, order: Order) -> Order:
+    """The opposite of a plan: its edits dealt out one by one, so that a batch holds edits of all clusters."""
+    line, count = [i for batch in order.batches for i in batch], len(order.batches)
+    return measured(points, [sorted(line[start::count]) for start in range(count)])
+
+
 def _spread(unit: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """First centres: each drawn with odds that grow with its squared distance from those before (k-means++)."""
     chosen = [int(torch.randint(len(unit), (1,), generator=generator))]
