@@ -11,6 +11,7 @@ one enough is answered through the stored mask, any other prompt by the pretrain
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -18,9 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from errata.batch import Batch, Part, added, answers, distinct, together
 from errata.edit import Edit
 from errata.editor import Editor
-from errata.fitting import OPTIMIZERS, Stop, Trace, fit
+from errata.fitting import OPTIMIZERS, Stop, Trace, fit_each
 from errata.mask_index import MaskIndex
 from errata.masks import nearest, overlaps, pack, top_hash, unpack
 from errata.memory import Gated, add
@@ -60,14 +62,11 @@ class ResidualMemory(Gated):
         self.register_buffer("weight", torch.zeros(site.out_features, width, device=device))
         self.register_buffer("permutation", permutation.to(device))
         self.register_buffer("background", torch.zeros(2, width, device=device))  # mean and last-token feature
-        self.register_buffer("masks", torch.zeros(views, 0, packed, dtype=torch.uint8, device=device))
+        none = torch.zeros(views, 0, packed, dtype=torch.uint8, device=device)
+        self.register_buffer("masks", none)
         self.register_buffer("owners", torch.zeros(0, dtype=torch.long, device=device))
-        self.register_buffer(
-            "irrelevant", torch.zeros(views, 0, packed, dtype=torch.uint8, device=device)
-        )  # their masks
-        self.register_buffer(
-            "noise", torch.zeros(views, 0, device=device)
-        )  # the best score of each irrelevant prompt so far
+        self.register_buffer("irrelevant", none)  # the masks of irrelevant prompts ...
+        self.register_buffer("noise", torch.zeros(views, 0, device=device))  # ... and the best score of each so far
         self.register_buffer("threshold", torch.ones(views, device=device))
 
     def features(self, a: Tensor) -> Tensor:
@@ -212,42 +211,67 @@ class Memoir(Editor):
         memory.put({"irrelevant": irrelevant, "noise": torch.full(irrelevant.shape[:2], -1.0, device=model.device)})
 
     def edit(self, model: "EditedModel", edits: Sequence[Edit]) -> Trace:
-        """Write each edit through its own mask, and keep the mask."""
-        first = len(model.history) - len(edits)
-        return [self._edit_one(model, edit, first + i) for i, edit in enumerate(edits)][-1]
+        """Write each edit through its own mask, all at once, and keep the masks."""
+        index, traces = len(model.history) - len(edits), []
+        for run in distinct([edit.prompt for edit in edits]):
+            traces = self._edit_together(model, [edits[i] for i in run], index)
+            index += len(run)
+        return traces[-1]
 
-    def _edit_one(self, model: "EditedModel", edit: Edit, index: int) -> Trace:
+    def _edit_together(self, model: "EditedModel", edits: Sequence[Edit], index: int) -> list[Trace]:
+        """Each edit learns its own columns of W_m, beside the shifts that the others make meanwhile; these are added up.
+
+        Tried again are those whose prompts are then not answered with their targets.
+        """
         memory = model.memories[self.name]
         assert isinstance(memory, ResidualMemory)
-        rows = model.rows([(context, edit.target) for context in model.contexts(edit.prompt)], self.end)
-        suffix = model.suffix(memory, rows)
-        with model.routing.reading(rows.prompt):
-            mask = memory.mask(memory.features(suffix.a)[:1])
+        pairs = [[(context, edit.target) for context in model.contexts(edit.prompt)] for edit in edits]
+        batch = Batch(model, memory, pairs, self.end)
+        with model.routing.reading(batch.whole.rows.prompt):
+            features = batch.whole.each(memory.features(batch.whole.suffix.a))
+        masks = memory.mask(torch.stack([own[0] for own in features]))
+        columns = [unpack(mask, memory.site.in_features).nonzero().squeeze(1) for mask in masks[0]]
+        lr, clip = self._step_size(model, memory)
 
-        columns = unpack(mask[0, 0], memory.site.in_features).nonzero().squeeze(1)
-        a = suffix.a[..., columns].to(memory.weight.dtype)
-        w = memory.weight[:, columns].clone().requires_grad_()
+        @cache
+        def inputs(part: Part) -> list[tuple[int, Tensor]]:
+            own, dtype = zip(part.edits, part.each(part.suffix.a), strict=True), memory.weight.dtype
+            return [(e, a[..., columns[e]].to(dtype)) for e, a in own]
 
-        def logits() -> Tensor:
-            return suffix.logits(lambda _, y: add(y, F.linear(a, w)))
+        def logits(part: Part, w: Sequence[Tensor]) -> Tensor:
+            return part.suffix.logits(lambda _, y: add(y, torch.cat([F.linear(a, w[e]) for e, a in inputs(part)])))
 
-        def loss() -> Tensor:
-            return target_nll(logits(), rows.labels, rows.row_of_label)
+        def learnt(weight: Tensor, todo: Sequence[int], lr: float) -> tuple[Tensor, list[Trace]]:
+            w = [weight[:, own].clone().requires_grad_() for own in columns]
 
-        losses: list[float] = []
-        own, (lr, clip) = rows.row_of_label == 0, self._step_size(model, memory)
+            def nll(moving: Sequence[int]) -> Tensor:
+                wanted = [todo[i] for i in moving]
+                part = batch.part(wanted)
+                return part.losses(logits(part, together(weight, columns, w)), target_nll, wanted)
+
+            problems = [[w[e]] for e in todo]
+            stop = Stop(self.loss)
+            traces = fit_each(problems, nll, steps=self.steps, lr=lr, optimizer=self.optimizer, clip=clip, stop=stop)
+            return added(weight, columns, [own.detach() for own in w]), traces
+
+        weight, todo = memory.weight, list(range(len(edits)))
+        losses: list[list[float]] = [[] for _ in edits]
         for again in range(self.tries):
-            rate = lr * 4**again
-            trace = fit([w], loss, steps=self.steps, lr=rate, optimizer=self.optimizer, clip=clip, stop=Stop(self.loss))
-            losses = losses[:-1] + list(trace.losses)
+            weight, traces = learnt(weight, todo, lr * 4**again)
+            for e, trace in zip(todo, traces, strict=True):
+                losses[e] = losses[e][:-1] + list(trace.losses)
             with torch.no_grad():
-                if bool((logits()[own].argmax(dim=1) == rows.labels[own]).all()):
-                    break
-        trace = Trace(tuple(losses))
-        weight = memory.weight * (1 - self.lr * self.weight_decay) ** trace.steps
-        weight[:, columns] = w.detach()
-        memory.put({"weight": weight} | self._remember(memory, mask, index))
-        return trace
+                said = batch.whole.targets(logits(batch.whole, [weight[:, own] for own in columns]))
+            if not (todo := [e for e, answer in enumerate(said) if not answers(*answer)]):
+                break
+        traces = [Trace(tuple(own)) for own in losses]
+        if self.weight_decay:
+            outside = ~unpack(masks[0], memory.site.in_features).any(dim=0)
+            weight[:, outside] *= (1 - self.lr * self.weight_decay) ** sum(trace.steps for trace in traces)
+        memory.put({"weight": weight})
+        for e in range(len(edits)):
+            memory.put(self._remember(memory, masks[:, e : e + 1], index + e))
+        return traces
 
     def _step_size(self, model: "EditedModel", memory: ResidualMemory) -> tuple[float, float | None]:
         """Learning rate and clip."""
@@ -265,10 +289,8 @@ class Memoir(Editor):
             return {"owners": owners}
         near = [memory.score(there, new)[:, 0] for there, new in zip(memory.irrelevant, mask, strict=True)]
         noise = torch.maximum(memory.noise, torch.stack(near))
-        if self.tau is not None:
-            threshold = torch.full_like(memory.threshold, self.tau)
-        else:
-            threshold = torch.quantile(noise, 1 - self.spill / len(noise), dim=1) + 1e-6
+        allowed = torch.quantile(noise, 1 - self.spill / len(noise), dim=1) + 1e-6
+        threshold = allowed if self.tau is None else torch.full_like(memory.threshold, self.tau)
         return {
             "masks": torch.cat([memory.masks, mask], dim=1),
             "owners": torch.cat([owners, torch.tensor([index], device=owners.device)]),
