@@ -101,6 +101,7 @@ class Associative(Memory):
     def __init__(self, site: Site, device: torch.device | None = None) -> None:
         super().__init__(site)
         self.first: Tensor | None = None  # S before any edit; the method finds it. It belongs to the base: never saved
+        self._settled: tuple[Tensor | None, Tensor, Tensor] | None = None  # first, taken, and their difference
         self.register_buffer("keys", torch.zeros(0, site.in_features, device=device))
         self.register_buffer("values", torch.zeros(0, site.out_features, device=device))
         self.register_buffer("counts", torch.zeros(0, device=device))
@@ -116,11 +117,20 @@ class Associative(Memory):
     def product(self, K: Tensor) -> Tensor:
         """K^T S for keys K (n, ff), as rows (n, ff) float64; S as it is after all that was taken in so far."""
         K = K.double()
-        SK = K if self.first is None else K @ self.first
-        if len(self.taken):
-            SK = SK - K @ self.taken.double()
+        S = self.settled()
+        SK = K if S is None else K @ S
         g = self.keys[self.counts > 0].double()
         return SK - (K @ g.mT) @ g
+
+    def settled(self) -> Tensor | None:
+        """S after the edits that were folded, (ff, ff) float64, worked out once for all products; None is I."""
+        if not len(self.taken):
+            return self.first
+        if self._settled is None or self._settled[0] is not self.first or self._settled[1] is not self.taken:
+            eye = torch.eye(self.site.in_features, dtype=torch.float64, device=self.taken.device)
+            S = (eye if self.first is None else self.first) - self.taken.double()
+            self._settled = self.first, self.taken, S
+        return self._settled[2]
 
     def clear(self) -> None:
         """Forget all edits."""

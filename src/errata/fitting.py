@@ -1,4 +1,4 @@
-"""fit: the one inner optimisation loop of every editor that learns by gradient."""
+"""fit, fit_each: the one inner optimisation loop of every editor that learns by gradient."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -98,26 +98,56 @@ def fit(
     `gradient` runs between the backward pass and the clipping, to mask gradients; `after` follows each step, to project
     the parameters. Raises `EditFailed` on a loss that is not finite.
     """
-    optim = OPTIMIZERS[optimizer](list(parameters), lr=lr, weight_decay=weight_decay)  # type: ignore[call-arg]
-    losses: list[float] = []
+    return fit_each(
+        [parameters], lambda _: loss()[None], steps=steps, lr=lr, optimizer=optimizer, clip=clip,
+        weight_decay=weight_decay, stop=stop, gradient=gradient, after=after,
+    )[0]  # fmt: skip
+
+
+def fit_each(
+    problems: Sequence[Sequence[Tensor]],
+    losses: Callable[[Sequence[int]], Tensor],
+    *,
+    steps: int,
+    lr: float,
+    optimizer: str = "sgd",
+    clip: float | None = None,
+    weight_decay: float = 0.0,
+    stop: Stop | None = None,
+    gradient: Callable[[], None] | None = None,
+    after: Callable[[], None] | None = None,
+) -> list[Trace]:
+    """Several problems at once, each with leaf tensors, a loss and an end of its own: as `fit` would solve each alone.
+
+    `losses` is given the numbers of the problems that still move, (moving,) losses in that order are wanted. A problem that
+    has stopped never moves again.
+    """
+    optims = [OPTIMIZERS[optimizer](list(p), lr=lr, weight_decay=weight_decay) for p in problems]  # type: ignore[call-arg]
+    found: list[list[float]] = [[] for _ in problems]
+    moving = list(range(len(problems)))
     for step in range(steps + 1):
-        value = loss()
-        losses.append(float(value.detach()))
-        if not math.isfinite(losses[-1]):
-            raise EditFailed(f"the loss became {losses[-1]} at step {step}; try a smaller learning rate (lr={lr:g})")
-        if step == steps or (stop is not None and stop.reached(losses)):
+        values = losses(moving)
+        for i, value in zip(moving, values.tolist(), strict=True):
+            if not math.isfinite(value):
+                raise EditFailed(f"the loss became {value} at step {step}; try a smaller learning rate (lr={lr:g})")
+            found[i].append(value)
+        going = [n for n, i in enumerate(moving) if stop is None or not stop.reached(found[i])]
+        if step == steps or not going:
             break
-        for parameter, grad in zip(parameters, torch.autograd.grad(value, parameters), strict=True):
+        moving = [moving[n] for n in going]
+        free = [parameter for i in moving for parameter in problems[i]]
+        for parameter, grad in zip(free, torch.autograd.grad(values[going].sum(), free), strict=True):
             parameter.grad = grad
         if gradient is not None:
             gradient()
-        if clip is not None:
-            torch.nn.utils.clip_grad_norm_(list(parameters), clip)
         try:
-            optim.step()
+            for i in moving:
+                if clip is not None:
+                    torch.nn.utils.clip_grad_norm_(list(problems[i]), clip)
+                optims[i].step()
         except RuntimeError as error:  # a step size beyond the range of the dtype
             raise EditFailed(f"step {step} failed: {error}; try a smaller learning rate (lr={lr:g})") from error
         if after is not None:
             with torch.no_grad():
                 after()
-    return Trace(tuple(losses))
+    return [Trace(tuple(each)) for each in found]

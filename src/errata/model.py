@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
@@ -233,13 +234,21 @@ class EditedModel:
         """Make one correction. On any failure, an interruption included, the model is as it was before."""
         return self.edit_batch([edit])[0]
 
-    def edit_many(self, edits: Iterable[Edit], done: Callable[[Receipt], None] | None = None) -> list[Receipt]:
-        """One correction after another. `done` is told of each; an edit that fails ends the stream, earlier ones stay."""
-        receipts = []
-        for edit in edits:
-            receipts.append(self.edit(edit))
-            if done is not None:
-                done(receipts[-1])
+    def edit_many(
+        self, edits: Iterable[Edit], done: Callable[[Receipt], None] | None = None, *, batch_size: int = 1
+    ) -> list[Receipt]:
+        """One correction after another, or `batch_size` at a time. `done` is told of each.
+
+        An edit that fails ends the stream, together with those of its batch; earlier ones stay.
+        """
+        if batch_size < 1:
+            raise BadOption(f"batch_size is {batch_size}; it must be at least 1")
+        receipts, rest = [], iter(edits)
+        while batch := list(islice(rest, batch_size)):
+            for receipt in self.edit_batch(batch):
+                receipts.append(receipt)
+                if done is not None:
+                    done(receipt)
         return receipts
 
     def edit_batch(self, edits: Sequence[Edit]) -> list[Receipt]:
@@ -251,7 +260,8 @@ class EditedModel:
 
     def _edited(self, edits: Sequence[Edit], editor: Editor) -> list[Receipt]:
         """A receipt of each edit, of which those in force already were not made again."""
-        in_force = {edit.prompt: edit for edit in self.edits}
+        asked = {edit.prompt for edit in edits}
+        in_force = {old.prompt: old for old in self.history if old.prompt in asked}
         new = [edit for edit in edits if edit.prompt not in in_force or in_force[edit.prompt].id != edit.id]
         made = dict(zip((edit.id for edit in new), self._made(new, in_force), strict=True)) if new else {}
         held = Receipt("", editor.name, 0.0, note="already in force: nothing was done")

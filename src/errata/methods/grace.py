@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
+from errata.batch import Batch, distinct
 from errata.edit import Edit
 from errata.editor import Editor
-from errata.fitting import Stop, Trace, fit
+from errata.fitting import Stop, Trace, fit_each
 from errata.memory import Gated
 from errata.objective import target_nll
 from errata.routing import Decision, decide_nearest, last_true
@@ -108,34 +109,50 @@ class Grace(Editor):
         model.install(self.name, Codebook(model.site(self), self.placement, model.device))
 
     def edit(self, model: "EditedModel", edits: Sequence[Edit]) -> Trace:
-        """Add, split or widen a key, then train its value. One edit after another: later keys depend on earlier ones."""
-        first = len(model.history) - len(edits)
-        traces = [self._edit_one(model, edit, first + i) for i, edit in enumerate(edits)]
-        return traces[-1]
+        """Add, split or widen a key for each edit in turn, then train the values at once.
 
-    def _edit_one(self, model: "EditedModel", edit: Edit, index: int) -> Trace:
+        Which key an edit gets depends on the keys before it, but on no value; so a batch is what its edits are one by one.
+        """
         memory = model.memories[self.name]
         assert isinstance(memory, Codebook)
-        rows = model.rows([(edit.prompt, edit.target)])
-        suffix = model.suffix(memory, rows)
-        q = suffix.a[0, last_true(rows.prompt)[0]].to(memory.keys.dtype)
-        output = suffix.y[0, last_true(rows.prompt)[0]].float()
-        generator = model.sampling.generator("grace", index)
-        cold = torch.rand(output.shape, generator=generator).to(output)
-        book, j = place_key(memory.tensors(), q, cold if self.start == "cold" else output, rows.labels, self.epsilon)
-        book["owners"] = _at(book["owners"], j, torch.tensor(index))
+        batch = Batch(model, memory, [[(edit.prompt, edit.target)] for edit in edits])
+        rows, suffix = batch.whole.rows, batch.whole.suffix
+        last = torch.arange(len(edits), device=rows.ids.device), last_true(rows.prompt)
+        queries, outputs = suffix.a[last].to(memory.keys.dtype), suffix.y[last].float()
+        labels = rows.labels.split(rows.target.sum(1).tolist())
+        book, places = memory.tensors(), []
+        first = len(model.history) - len(edits)
+        for index, (q, output, label) in enumerate(zip(queries, outputs, labels, strict=True), start=first):
+            cold = torch.rand(output.shape, generator=model.sampling.generator("grace", index)).to(output)
+            book, j = place_key(book, q, cold if self.start == "cold" else output, label, self.epsilon)
+            book["owners"] = _at(book["owners"], j, torch.tensor(index))
+            places.append(j)
+        traces: list[Trace] = []
+        for run in distinct(places):  # a key that was met before goes on from the value that it has
+            at = torch.tensor([places[i] for i in run], device=book["values"].device)
+            values, traces = self._trained(memory, batch, run, book["values"][at])
+            book["values"] = book["values"].index_copy(0, at, values)
+        memory.put(book)
+        return traces[-1]
 
-        value = book["values"][j].clone().requires_grad_()
-        places = memory.places(rows.prompt)
+    def _trained(
+        self, memory: Codebook, batch: Batch, edits: Sequence[int], values: Tensor
+    ) -> tuple[Tensor, list[Trace]]:
+        """Values (edits, model) from which the targets of these edits of a batch follow, from first ones."""
+        learnt = {edit: value.clone().requires_grad_() for edit, value in zip(edits, values, strict=True)}
 
-        def loss() -> Tensor:
-            logits = suffix.logits(lambda _, y: replace_at(y, value[None], places))
-            return target_nll(logits, rows.labels, rows.row_of_label)
+        def losses(moving: Sequence[int]) -> Tensor:
+            wanted = [edits[i] for i in moving]
+            part = batch.part(wanted)
+            value = torch.stack([learnt.get(edit, values[0]) for edit in part.edits])
+            logits = part.suffix.logits(lambda _, y: replace_at(y, value, memory.places(part.rows.prompt)))
+            return part.losses(logits, target_nll, wanted)
 
         stop = None if self.loss is None else Stop(self.loss)
-        trace = fit([value], loss, steps=self.steps, lr=self.lr, optimizer="adam", stop=stop)
-        memory.put(book | {"values": _at(book["values"], j, value.detach())})
-        return trace
+        traces = fit_each(
+            [[value] for value in learnt.values()], losses, steps=self.steps, lr=self.lr, optimizer="adam", stop=stop
+        )
+        return torch.stack([value.detach() for value in learnt.values()]), traces
 
 
 def place_key(
@@ -147,9 +164,8 @@ def place_key(
     distance. With the same label: that key, its ball widened to cover `q`. The very same query: that key, relabelled.
     """
     if len(book["keys"]):
-        distances = (book["keys"] - q).norm(dim=-1)
-        j = int(distances.argmin())
-        d = float(distances[j])
+        j = int(torch.cdist(q[None], book["keys"], compute_mode="donot_use_mm_for_euclid_dist").argmin())
+        d = float((book["keys"][j] - q).norm())
         if d == 0.0:
             return book | {"labels": _relabel(book["labels"], j, label)}, j
         if d <= epsilon + float(book["epsilon"][j]):

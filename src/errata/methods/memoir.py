@@ -10,15 +10,17 @@ one enough is answered through the stored mask, any other prompt by the pretrain
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from errata.batch import Batch, Part, added, answers, distinct, together
 from errata.edit import Edit
 from errata.editor import Editor
-from errata.fitting import OPTIMIZERS, Stop, Trace, fit
+from errata.fitting import OPTIMIZERS, Stop, Trace, fit_each
 from errata.masks import pack, unpack
 from errata.memory import add
 from errata.objective import target_nll
@@ -112,43 +114,69 @@ class Memoir(Editor):
         memory.put({"irrelevant": irrelevant, "noise": torch.full(irrelevant.shape[:2], -1.0, device=model.device)})
 
     def edit(self, model: "EditedModel", edits: Sequence[Edit]) -> Trace:
-        """Write each edit through its own mask, and keep the mask."""
-        first = len(model.history) - len(edits)
-        return [self._edit_one(model, edit, first + i) for i, edit in enumerate(edits)][-1]
+        """Write each edit through its own mask, all at once, and keep the masks."""
+        index, traces = len(model.history) - len(edits), []
+        for run in distinct([edit.prompt for edit in edits]):
+            traces = self._edit_together(model, [edits[i] for i in run], index)
+            index += len(run)
+        return traces[-1]
 
-    def _edit_one(self, model: "EditedModel", edit: Edit, index: int) -> Trace:
+    def _edit_together(self, model: "EditedModel", edits: Sequence[Edit], index: int) -> list[Trace]:
+        """Each edit learns its own columns of W_m, beside the shifts that the others make meanwhile; these are added up.
+
+        Tried again are those whose prompts are then not answered with their targets.
+        """
         memory = model.memories[self.name]
         assert isinstance(memory, ResidualMemory)
-        rows = model.rows([(context, edit.target) for context in model.contexts(edit.prompt)], self.end)
-        suffix = model.suffix(memory, rows)
-        with model.routing.reading(rows.prompt):
-            mask = memory.mask(memory.features(suffix.a)[: None if self.prefixed else 1])
+        pairs = [[(context, edit.target) for context in model.contexts(edit.prompt)] for edit in edits]
+        batch = Batch(model, memory, pairs, self.end)
+        with model.routing.reading(batch.whole.rows.prompt):
+            features = batch.whole.each(memory.features(batch.whole.suffix.a))
+        masks = [memory.mask(own[: None if self.prefixed else 1]) for own in features]
+        written = [self._written(model, memory, mask[:, :1], index + e) for e, mask in enumerate(masks)]
+        through = unpack(torch.stack(written), memory.site.in_features)
+        columns = [own.nonzero().squeeze(1) for own in through]
+        lr, clip = self._step_size(model, memory)
 
-        written = self._written(model, memory, mask[:, :1], index)
-        columns = unpack(written, memory.site.in_features).nonzero().squeeze(1)
-        a = suffix.a[..., columns].to(memory.weight.dtype)
-        w = memory.weight[:, columns].clone().requires_grad_()
+        @cache
+        def inputs(part: Part) -> list[tuple[int, Tensor]]:
+            own, dtype = zip(part.edits, part.each(part.suffix.a), strict=True), memory.weight.dtype
+            return [(e, a[..., columns[e]].to(dtype)) for e, a in own]
 
-        def logits() -> Tensor:
-            return suffix.logits(lambda _, y: add(y, F.linear(a, w)))
+        def logits(part: Part, w: Sequence[Tensor]) -> Tensor:
+            return part.suffix.logits(lambda _, y: add(y, torch.cat([F.linear(a, w[e]) for e, a in inputs(part)])))
 
-        def loss() -> Tensor:
-            return target_nll(logits(), rows.labels, rows.row_of_label)
+        def learnt(weight: Tensor, todo: Sequence[int], lr: float) -> tuple[Tensor, list[Trace]]:
+            w = [weight[:, own].clone().requires_grad_() for own in columns]
 
-        losses: list[float] = []
-        own, (lr, clip) = rows.row_of_label == 0, self._step_size(model, memory)
+            def nll(moving: Sequence[int]) -> Tensor:
+                wanted = [todo[i] for i in moving]
+                part = batch.part(wanted)
+                return part.losses(logits(part, together(weight, columns, w)), target_nll, wanted)
+
+            problems = [[w[e]] for e in todo]
+            stop = Stop(self.loss)
+            traces = fit_each(problems, nll, steps=self.steps, lr=lr, optimizer=self.optimizer, clip=clip, stop=stop)
+            return added(weight, columns, [own.detach() for own in w]), traces
+
+        weight, todo = memory.weight, list(range(len(edits)))
+        losses: list[list[float]] = [[] for _ in edits]
         for again in range(self.tries):
-            rate = lr * 4**again
-            trace = fit([w], loss, steps=self.steps, lr=rate, optimizer=self.optimizer, clip=clip, stop=Stop(self.loss))
-            losses = losses[:-1] + list(trace.losses)
+            weight, traces = learnt(weight, todo, lr * 4**again)
+            for e, trace in zip(todo, traces, strict=True):
+                losses[e] = losses[e][:-1] + list(trace.losses)
             with torch.no_grad():
-                if bool((logits()[own].argmax(dim=1) == rows.labels[own]).all()):
-                    break
-        trace = Trace(tuple(losses))
-        weight = memory.weight * (1 - self.lr * self.weight_decay) ** trace.steps
-        weight[:, columns] = w.detach()
-        memory.put({"weight": weight} | self._remember(memory, mask, written, index))
-        return trace
+                said = batch.whole.targets(logits(batch.whole, [weight[:, own] for own in columns]))
+            if not (todo := [e for e, answer in enumerate(said) if not answers(*answer)]):
+                break
+        traces = [Trace(tuple(own)) for own in losses]
+        if self.weight_decay:
+            outside = ~through.any(dim=0)
+            weight[:, outside] *= (1 - self.lr * self.weight_decay) ** sum(trace.steps for trace in traces)
+        memory.put({"weight": weight})
+        for e, (mask, own) in enumerate(zip(masks, written, strict=True)):
+            memory.put(self._remember(memory, mask, own, index + e))
+        return traces
 
     def _written(self, model: "EditedModel", memory: ResidualMemory, mask: Tensor, index: int) -> Tensor:
         """The mask that an edit writes through, packed (bytes,): that which its prompt has had, or a new one."""

@@ -264,8 +264,9 @@ class Wise(Editor):
     ) -> tuple[list[Edit], list[Edit]]:
         """Earlier edits in force to train along, half of them the most forgotten; and some of other side memories."""
         latest = {old.prompt: i for i, old in enumerate(model.history[:index]) if old.prompt != edit.prompt}
-        drawn = torch.randperm(len(latest), generator=model.sampling.generator("wise/replay", index)).tolist()
-        earlier = [list(latest.values())[i] for i in drawn]
+        places = list(latest.values())
+        drawn = torch.randperm(len(places), generator=model.sampling.generator("wise/replay", index)).tolist()
+        earlier = [places[i] for i in drawn]
         home = memory.homes.tolist()
         start = 0 if self.joint else index - int(memory.edits)
         same = [model.history[i] for i in earlier if home[i] == memory.current and i >= start]

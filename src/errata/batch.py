@@ -1,0 +1,114 @@
+"""Batch: edits that are learnt at once, in suffix runs that hold the rows of all of them.
+
+Each edit has parameters of its own, reads only its own rows and has its own loss; what is shared is the run. An edit that
+has reached its loss is left out when the run is packed anew, which happens whenever half of what it holds has stopped.
+"""
+
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from errata.memory import Memory
+from errata.suffix import Suffix
+from errata.tokens import Rows
+
+if TYPE_CHECKING:
+    from errata.model import EditedModel
+
+Pairs = Sequence[tuple[str, str]]
+"""The rows of one edit, as texts: (prompt, target)."""
+Objective = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(logits, labels, row of each label) -> loss, as in objective.py."""
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Some edits of a batch in one suffix run."""
+
+    edits: tuple[int, ...]
+    rows: Rows
+    suffix: Suffix
+    counts: tuple[int, ...]
+    """Rows of each edit; they follow one another."""
+
+    def each(self, values: Tensor) -> tuple[Tensor, ...]:
+        """What belongs to each edit, of (rows, ...)."""
+        return values.split(self.counts)
+
+    def targets(self, logits: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Of each edit its logits, its labels, and which of its rows each label belongs to."""
+        row = self.rows.row_of_label
+        sizes = [int(target.sum()) for target in self.each(self.rows.target)]
+        starts = [sum(self.counts[:i]) for i in range(len(self.counts))]
+        for mine, labels, own, start in zip(
+            logits.split(sizes), self.rows.labels.split(sizes), row.split(sizes), starts, strict=True
+        ):
+            yield mine, labels, own - start
+
+    def losses(self, logits: Tensor, objective: Objective, edits: Sequence[int]) -> Tensor:
+        """The loss of some of the edits: (wanted, vocabulary) -> (edits,)."""
+        found = dict(zip(self.edits, self.targets(logits), strict=True))
+        return torch.stack([objective(*found[edit]) for edit in edits])
+
+
+class Batch:
+    """The rows of several edits above one memory; edits are numbered from 0."""
+
+    def __init__(self, model: "EditedModel", memory: Memory, pairs: Sequence[Pairs], end: bool = False) -> None:
+        """Run the part of the model below `memory` on all rows; `end` is as for `model.rows`."""
+        self._model, self._memory, self._pairs, self._end = model, memory, pairs, end
+        self.whole = self._last = self._packed(range(len(pairs)))
+
+    def part(self, edits: Sequence[int]) -> Part:
+        """A run that holds these edits: the last one, or one of these edits alone where it would be half of the last."""
+        if not set(edits) <= set(self._last.edits):
+            self._last = self.whole
+        if 2 * len(edits) <= len(self._last.edits):
+            self._last = self._packed(edits)
+        return self._last
+
+    def _packed(self, edits: Sequence[int]) -> Part:
+        rows = self._model.rows([pair for edit in edits for pair in self._pairs[edit]], self._end)
+        suffix = self._model.suffix(self._memory, rows)
+        return Part(tuple(edits), rows, suffix, tuple(len(self._pairs[edit]) for edit in edits))
+
+
+def distinct(keys: Sequence[Hashable]) -> list[list[int]]:
+    """Runs of 0, 1, 2, ..., in order, in none of which a key comes twice: what has the same key depends on one another."""
+    runs: list[list[int]] = [[]]
+    seen: set[Hashable] = set()
+    for i, key in enumerate(keys):
+        if key in seen:
+            runs.append([])
+            seen.clear()
+        runs[-1].append(i)
+        seen.add(key)
+    return runs
+
+
+def added(weight: Tensor, columns: Sequence[Tensor], w: Sequence[Tensor]) -> Tensor:
+    """The weight (model, ff) after edits that each made columns (n,) of it into w (model, n): their shifts are summed.
+
+    Columns of one edit alone become its w, bit for bit.
+    """
+    new = weight.clone()
+    for own, mine in zip(columns, w, strict=True):
+        new[:, own] = mine + (new[:, own] - weight[:, own])
+    return new
+
+
+def together(weight: Tensor, columns: Sequence[Tensor], w: Sequence[Tensor]) -> list[Tensor]:
+    """Each edit's columns (model, n) of the weight in which all shifts are summed; the gradient is that of its own w."""
+    if len(w) == 1:
+        return list(w)
+    now = added(weight, columns, [mine.detach() for mine in w])
+    return [now[:, own] + (mine - mine.detach()) for own, mine in zip(columns, w, strict=True)]
+
+
+def answers(logits: Tensor, labels: Tensor, row: Tensor) -> bool:
+    """Whether the first row's target is what is most probable: (wanted, vocabulary), (wanted,), (wanted,)."""
+    first = row == 0
+    return bool((logits[first].argmax(dim=1) == labels[first]).all())
