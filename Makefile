@@ -34,10 +34,13 @@ docs: $(READY)  ## build the documentation into site/; a broken link is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 SPEED := benchmarks/results/speed
-bench: $(READY)  ## time it on this machine: the mask index, the inner loop, inference, recording
+bench: $(READY)  ## time it on this machine: the mask index, the inner loop, batches, long streams, inference, recording
 	mkdir -p $(SPEED)
 	$(OFFLINE) $(BIN)/python benchmarks/mask_index.py --masks 10000,100000,1000000 > $(SPEED)/mask_index.json
 	$(OFFLINE) $(BIN)/python benchmarks/inner_loop.py > $(SPEED)/inner_loop.json
+	$(OFFLINE) $(BIN)/python benchmarks/throughput.py --edits 30 > $(SPEED)/throughput.json
+	$(OFFLINE) $(BIN)/python benchmarks/closed_form.py > $(SPEED)/closed_form.json
+	$(OFFLINE) $(BIN)/python benchmarks/stream.py > $(SPEED)/stream.json
 	$(OFFLINE) $(BIN)/python benchmarks/inference.py > $(SPEED)/inference.json
 	$(OFFLINE) $(BIN)/python benchmarks/ledger.py > $(SPEED)/ledger.json
 

@@ -22,8 +22,8 @@ from errata.bench.provenance import surroundings
 from errata.sites import Site
 from errata.statistics import Moment
 
-STATES = {"rows": 100, "folded": 1.05}
-"""Edits before the one that is timed: a number, or a multiple of those that are folded."""
+STATES = {"rows": 0.12, "folded": 1.05}
+"""Edits before the one that is timed, as a multiple of those from which on they are folded."""
 
 
 def timed(call: Callable[[], Any]) -> tuple[float, Any]:
@@ -68,7 +68,7 @@ def measured(kind: type[Memit | AlphaEdit], ff: int, model: int, repeats: int) -
     torch.manual_seed(0)
     formula, site, rows = kind(ff), Site("blocks.0.out", 0, ff, model), []
     for state, size in STATES.items():
-        count = size if isinstance(size, int) else int(size * ff * model / (ff + model))
+        count = int(size * ff * model / (ff + model))
         memory = Associative(site)
         memory.first = formula.S
         earlier = torch.randn(count, ff, dtype=torch.float64)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from errata.batch import Batch, added, answers, distinct, together
 from errata.edit import Edit
+from errata.errors import BadOption
 from errata.memory import Delta
 from errata.methods.grace import Codebook
 from errata.methods.memoir import ResidualMemory
@@ -99,6 +100,11 @@ def test_a_batch_of_one_is_an_edit_bit_for_bit(method: str) -> None:
     receipts = batched.edit_many(EDITS, batch_size=1)
     assert memories_of(batched) == memories_of(one)
     assert [receipt.edit_id for receipt in receipts] == [edit.id for edit in EDITS]
+
+
+def test_a_batch_of_nothing_is_refused() -> None:
+    with pytest.raises(BadOption, match="batch_size is 0"):
+        fresh("grace").edit_many(EDITS, batch_size=0)
 
 
 def test_after_a_batch_every_prompt_is_answered_with_its_target() -> None:

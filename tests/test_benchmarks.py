@@ -26,3 +26,24 @@ def test_edits_on_suffixes_have_the_losses_of_the_plain_loop(root, case):
     (row,) = run(root, "inner_loop.py", "--edits", "1", "--cases", case)["cases"]
     assert row["largest_difference_of_losses"] < 1e-4
     assert row["steps"][0] > 0 and row["gflop_per_edit"] > 0
+
+
+def test_batches_are_labelled_with_their_size(root):
+    rows = run(root, "throughput.py", "--methods", "grace", "--edits", "3", "--sizes", "1,3")["rows"]
+    assert [(row["batch_size"], row["edits"], row["failed"]) for row in rows] == [(1, 3, 0), (3, 3, 0)]
+    assert rows[0]["reliability"] == rows[1]["reliability"] > 0
+
+
+def test_the_running_factorisation_is_the_dense_solve_to_rounding(root):
+    rows = run(root, "closed_form.py", "--ff", "256", "--model", "64", "--repeats", "1")["edits"]
+    assert {(row["formula"], row["kept_as_matrices"]) for row in rows} == {
+        (formula, folded) for formula in ("memit", "alphaedit") for folded in (False, True)
+    }
+    assert all(row["largest_relative_difference"] < 1e-5 for row in rows)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak memory from /proc")
+def test_what_an_edit_leaves_behind_is_what_it_declares(root):
+    (found,) = run(root, "stream.py", "--methods", "grace", "--edits", "3,300", "--repeats", "1")["methods"]
+    assert [row["edits_before"] for row in found["rows"]] == [3, 300]
+    assert all(row["alive_after_edit"] <= row["stored_by_edit"] + 4096 for row in found["rows"])
