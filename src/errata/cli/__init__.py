@@ -10,7 +10,22 @@ import typer
 from typer.core import TyperGroup
 
 from errata import __version__
-from errata.cli import bench, catalogue, demo, diff, edit, export, log, look, report, revert, train, tune, verify
+from errata.cli import (
+    analyse,
+    bench,
+    catalogue,
+    demo,
+    diff,
+    edit,
+    export,
+    log,
+    look,
+    report,
+    revert,
+    train,
+    tune,
+    verify,
+)
 from errata.cli.terminal import say
 from errata.errors import ErrataError
 
@@ -92,6 +107,7 @@ app.command("import")(export.import_)
 app.command("bench")(bench.bench)
 app.command("tune")(tune.tune)
 app.command("report")(report.report)
+app.add_typer(analyse.app, name="analyse")
 app.command("train")(train.train)
 app.command("methods")(catalogue.methods)
 app.command("sites")(catalogue.sites)
