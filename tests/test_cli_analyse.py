@@ -8,8 +8,9 @@ import pytest
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
+from errata.analysis import summary
 from errata.analysis.figures import FIGURES
-from errata.analysis.findings import Findings
+from errata.analysis.findings import FORMAT, Findings
 from errata.analysis.summary import SUMMARIES
 from errata.cli import app
 from errata.data import jsonl
@@ -152,6 +153,16 @@ def test_without_matplotlib_there_are_numbers_and_a_line_that_says_so(tmp_path, 
 def test_a_file_is_written_whole(tmp_path):
     findings = Findings("overlap", {"k": 2}, {"z": [1, 2]})
     assert json.loads(findings.write(tmp_path / "new").read_text()) == findings.to_record()
+
+
+def test_the_committed_findings_are_told_and_have_their_figures(root):
+    files = sorted((root / "benchmarks" / "results" / "analysis").rglob("*.json"))
+    assert {path.stem for path in files} == set(COMMANDS)
+    for path in files:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        assert record.pop("format") == FORMAT
+        assert summary.told(Findings(**record))
+        assert path.with_suffix(".svg").exists()
 
 
 # -- bad input ---------------------------------------------------------------------------------------------------------

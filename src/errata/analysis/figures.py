@@ -164,7 +164,7 @@ def _routing(plt: Any, findings: Findings) -> Any:
         axes[0][0].hist(told["scores"], bins=edges, weights=weights, color=colours[group], label=label, lw=1.6, **style)
     for threshold in found["thresholds"]:
         axes[0][0].axvline(threshold, color=INK, lw=1, ls="--")
-    axes[0][0].legend(frameon=False, fontsize=8)
+    axes[0][0].legend(fontsize=8, facecolor="white", edgecolor="none", framealpha=0.9)
     score = SCORES.get(found["memory"].partition(".")[0], "score")
     _axes(axes[0][0], "what the memory decides by (dashed: thresholds)", score, "share of the prompts")
     if spread:
