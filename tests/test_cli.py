@@ -21,7 +21,7 @@ from tiny import EDITS, tiny_llama, tiny_tokenizer
 
 COMMANDS = (
     "demo", "edit", "ask", "explain", "log", "revert", "diff", "verify", "export", "import", "bench", "report", "tune",
-    "train", "ability", "testbed", "methods", "sites",
+    "train", "ability", "testbed", "methods", "sites", "analyse",
 )  # fmt: skip
 
 

@@ -55,6 +55,23 @@ def site_at(model: nn.Module, layer: int) -> Site:
     return sites[layer]
 
 
+def find_mixers(model: nn.Module) -> list[Site]:
+    """The attention output projection of every block: the last linear map inside attention to the residual width.
+
+    Raises `NoSite` where a block has none.
+    """
+    prefix, blocks = find_blocks(model)
+    width = residual_width(model)
+    found = []
+    for i, block in enumerate(blocks):
+        maps = [(p, sizes) for p, sizes in _linears(block) if sizes[1] == width and ATTENTION.search(p)]
+        if not maps:
+            raise NoSite(f"no attention projection to the residual width {width} in {prefix}.{i}")
+        inner, (in_features, out_features) = maps[-1]
+        found.append(Site(f"{prefix}.{i}.{inner}", i, in_features, out_features, role="attention_out"))
+    return found
+
+
 def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
     """The path and the list of the model's blocks: the largest list of like modules."""
     lists = [(p, m) for p, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) > 0]

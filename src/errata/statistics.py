@@ -128,7 +128,7 @@ def moments(base: nn.Module, tokens: Tokens, sites: Sequence[Site], texts: Itera
         real = rows.prompt
         after = real[:, 1:]
         read, later = read + int(real.sum()), later + int(after.sum())
-        for path, k in _inputs(base, sites, rows.ids, rows.attention):
+        for path, k in inputs(base, sites, rows.ids, rows.attention):
             known = k[real].float()
             sums[path] += (known.mT @ known).double()  # a batch in float32, the sum over batches in float64
             energy[path] += float(k[:, 1:][after].double().square().sum())
@@ -161,7 +161,7 @@ class _AllSeen(Exception):
     """Ends a forward once every site has been reached."""
 
 
-def _inputs(base: nn.Module, sites: Sequence[Site], ids: Tensor, attention: Tensor) -> list[tuple[str, Tensor]]:
+def inputs(base: nn.Module, sites: Sequence[Site], ids: Tensor, attention: Tensor) -> list[tuple[str, Tensor]]:
     """What each site reads in one forward call, which ends at the last of them: path, (batch, seq, ff)."""
     seen: list[tuple[str, Tensor]] = []
 

@@ -53,7 +53,7 @@ def triangle(rows: Sequence[Row], path: Path, scorer: str = HEADLINE, edits: int
             _radar(axis, row, name, COLOURS[i % len(COLOURS)], scorer)
         figure.subplots_adjust(left=0, right=1, bottom=0, top=1 - 0.45 / height, wspace=0.06, hspace=0.06)
         _headline(figure, chosen, f"after {chosen[0].edits:,} edit{'s' * (chosen[0].edits > 1)}, {scorer}")
-        _save(figure, path)
+        save(figure, path)
     plt.close(figure)
 
 
@@ -86,7 +86,7 @@ def curve(rows: Sequence[Row], path: Path, scorer: str = HEADLINE) -> None:
         figure.legend(handles, names, loc="lower center", ncols=min(6, len(names)), frameon=False)
         _headline(figure, rows, f"as edits accumulate, {scorer}")
         figure.subplots_adjust(left=0.05, right=0.985, top=0.8, bottom=0.25, wspace=0.12)
-        _save(figure, path)
+        save(figure, path)
     plt.close(figure)
 
 
@@ -162,7 +162,8 @@ def _headline(figure: Any, rows: Sequence[Row], what: str) -> None:
     figure.suptitle(f"{data} on {models}, {what}", fontsize=11.5, x=0.5, y=0.985)
 
 
-def _save(figure: Any, path: Path) -> None:
+def save(figure: Any, path: Path) -> None:
+    """Write a figure: PNG, SVG or PDF by the suffix of `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {"Date": None} if path.suffix == ".svg" else None
     figure.savefig(path, dpi=200, bbox_inches="tight", pad_inches=0.12, metadata=metadata)
@@ -170,6 +171,11 @@ def _save(figure: Any, path: Path) -> None:
 
 def _pyplot(scorer: str) -> Any:
     check_scorer(scorer)
+    return pyplot()
+
+
+def pyplot() -> Any:
+    """matplotlib's pyplot, drawing into files. Raises `MissingExtra` without it."""
     try:
         import matplotlib as mpl
     except ImportError:

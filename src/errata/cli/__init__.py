@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 from errata import __version__
 from errata.cli import (
     ability,
+    analyse,
     bench,
     catalogue,
     demo,
@@ -108,6 +109,7 @@ app.command("import")(export.import_)
 app.command("bench")(bench.bench)
 app.command("tune")(tune.tune)
 app.command("report")(report.report)
+app.add_typer(analyse.app, name="analyse")
 app.command("train")(train.train)
 app.command("ability")(ability.ability)
 app.add_typer(testbed.app, name="testbed")
