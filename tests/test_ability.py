@@ -182,6 +182,15 @@ def test_a_directory_without_tasks_or_with_a_broken_one_is_told(tiny, tmp_path):
 
 
 @needs_lm_eval
+def test_nothing_is_downloaded(tiny, tmp_path):
+    remote = {"task": "remote", "dataset_path": "allenai/ai2_arc", "dataset_name": "ARC-Easy", "test_split": "test"}
+    task = {**remote, "output_type": "loglikelihood_rolling", "doc_to_text": "", "doc_to_target": "{{question}}"}
+    (tmp_path / "remote.yaml").write_text(json.dumps(task))
+    with pytest.raises(UsageError, match=r"cannot be run: .*(offline|OFFLINE|Offline)"):
+        evaluate(tiny, tmp_path)
+
+
+@needs_lm_eval
 def test_the_command_measures(model):
     told = lines(run("ability", model, "--limit", "4", "--device", "cpu", "--json"))
     assert [row["task"] for row in told] == ["atlas_choice", "atlas_prose"]

@@ -285,8 +285,8 @@ def test_a_training_stopped_by_ctrl_c_goes_on_to_the_same_bits(finished, corpus,
         if step.step == 4:
             raise KeyboardInterrupt
 
-    with pytest.raises(Interrupted, match="stopped after 4 steps; the same command goes on from there"):
-        train(corpus, tmp_path, TINY, device="cpu", progress=stop)
+    with pytest.raises(Interrupted, match="stopped after 4 steps; the same command goes on from the last checkpoint"):
+        train(corpus, tmp_path, TINY, device="cpu", progress=stop, every=0.0)
     steps = []
     metrics = train(corpus, tmp_path, TINY, device="cpu", progress=lambda step: steps.append(step.step))
     assert steps == [5, 6, 7, 8, 9, 10]
@@ -451,7 +451,7 @@ def test_damage_is_told(corpus, tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(Interrupted):
-        train(corpus, tmp_path, TINY, device="cpu", progress=stop)
+        train(corpus, tmp_path, TINY, device="cpu", progress=stop, every=0.0)
     (tmp_path / CHECKPOINT).write_bytes(b"nothing")
     with pytest.raises(DamagedFile, match="delete it to begin the training again"):
         train(corpus, tmp_path, TINY, device="cpu")

@@ -85,12 +85,16 @@ def _numbers(metrics: dict[str, Any]) -> Iterator[tuple[str, float]]:
 
 @contextmanager
 def _offline() -> Iterator[None]:
-    """Scope: nothing is looked for on the Hub."""
+    """Scope: nothing is looked for on the Hub, whatever a task asks for."""
+    from huggingface_hub import constants
+
     before = {name: os.environ.get(name) for name in OFFLINE}
+    was, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True  # read from the environment only once, at its import
     os.environ.update(OFFLINE)
     try:
         yield
     finally:
+        constants.HF_HUB_OFFLINE = was
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name)

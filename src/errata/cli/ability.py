@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from errata.cli import session
 from errata.cli.terminal import Device, Json, emit, tell_notes
 
 
@@ -34,6 +33,7 @@ def ability(
     """  # fmt: skip
     from errata import loading
     from errata.ability import evaluate
+    from errata.cli import session
     from errata.model import EditedModel
 
     if session.is_store(Path(name)):

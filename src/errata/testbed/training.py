@@ -120,9 +120,12 @@ class Training:
                     saved = now
                 left = (now - begun) / (state.step - before.step) * (self.recipe.steps - state.step) / 60
                 progress(Step(state.step, self.recipe.steps, state.losses, due, left))
-        except KeyboardInterrupt:
-            checkpoint.write(self.output, fitting, state)
-            raise Interrupted(f"stopped after {state.step} steps; the same command goes on from there") from None
+        except (
+            KeyboardInterrupt
+        ):  # perhaps in the middle of a step, so that only the last checkpoint is sure to be whole
+            raise Interrupted(
+                f"stopped after {state.step} steps; the same command goes on from the last checkpoint"
+            ) from None
         finally:
             fitting.close()
         return state
