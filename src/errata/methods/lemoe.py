@@ -104,7 +104,7 @@ class Lemoe(Editor):
     prompt or its `last` token; or `any` of these two, and the nearest decides."""
     spill: float = 0.005
     """Calibration: the share of irrelevant prompts that may be nearer to an edit than the threshold."""
-    cushion: float = 0.2
+    cushion: float = 0.25
     """How far the threshold is from the irrelevant prompts towards the edits, for prompts that are like neither."""
     end: bool = True
     """Whether the end of the text is learnt with the target, so that the model says it and stops."""
@@ -128,10 +128,9 @@ class Lemoe(Editor):
         model.install(ANCHORS, anchors)
         model.install(self.name, experts)
         irrelevant = [probe.prompt for probe in model.sampling.irrelevant]
-        anchors.put(
-            {"centre": torch.cat([anchors.features(a, y) for a, y, _ in model.read(anchors, irrelevant)]).mean(0)}
-        )
-        anchors.irrelevant = self._embedded(model, anchors, irrelevant)
+        features = torch.cat([anchors.features(a, y) for a, y, _ in model.read(anchors, irrelevant)])
+        anchors.put({"centre": features.mean(0)})
+        anchors.irrelevant = F.normalize(features - anchors.centre, dim=-1)
         states = model.irrelevant_states(experts)
         a, y = float(states.states.norm(dim=-1).mean()), states.output_norm
         scale = [a / site.in_features**0.5, y / site.out_features**0.5]
