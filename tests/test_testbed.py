@@ -310,10 +310,12 @@ train(read(Path({str(data)!r})), Path({str(tmp_path)!r}), {TINY!r}, device="cpu"
     killed = subprocess.run([sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": source}, check=False)
     assert killed.returncode == -signal.SIGKILL
     assert (tmp_path / CHECKPOINT).exists() and not (tmp_path / "model.safetensors").exists()
+    (tmp_path / f".errata-1-{CHECKPOINT}.tmp").write_bytes(b"half")
     steps = []
     train(corpus, tmp_path, TINY, device="cpu", progress=lambda step: steps.append(step.step))
     assert steps[0] == 7
     assert weights(tmp_path) == weights(finished[0])
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in finished[0].iterdir()}
 
 
 def test_minutes_become_steps_once(corpus, tmp_path):
@@ -329,6 +331,12 @@ def test_minutes_become_steps_once(corpus, tmp_path):
             train(corpus, tmp_path, budget, device="cpu", progress=stop)
     assert told[0] == told[1] >= 10
     assert json.loads((tmp_path / "testbed.json").read_text())["recipe"]["steps"] == told[0]
+
+
+def test_a_training_that_was_killed_as_it_began_begins_again(finished, corpus, tmp_path):
+    (tmp_path / ".errata-1-testbed.json.tmp").write_bytes(b"half")
+    train(corpus, tmp_path, TINY, device="cpu")
+    assert weights(tmp_path) == weights(finished[0])
 
 
 def test_a_finished_testbed_is_not_trained_again(finished, corpus):
