@@ -345,6 +345,18 @@ def test_a_finished_testbed_is_not_trained_again(finished, corpus):
     assert weights(finished[0]) == before
 
 
+def test_the_committed_testbed_says_original_answers_of_zsre(root):
+    directory = root / "testbeds" / "zsre-300"
+    metrics = json.loads((directory / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["recall_trained_facts"] >= 0.9
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+    asked = [
+        Question("When was the inception of IAAF Combined Events Challenge?", "1998"),
+        Question("Which family does Ramalinaceae belong to?", "Lecanorales"),
+    ]
+    assert recall(model, AutoTokenizer.from_pretrained(directory), asked) == 1.0
+
+
 # -- measuring ---------------------------------------------------------------------------------------------------------
 
 
