@@ -11,9 +11,9 @@ from errata.edit import Edit
 from errata.errors import BadOption
 from errata.memory import Delta
 from errata.methods.grace import Codebook
-from errata.methods.memoir import ResidualMemory
 from errata.model import EditedModel
 from errata.objective import target_nll
+from errata.residual_memory import ResidualMemory
 from errata.sites import site_at
 from test_every_method import fresh, memories_of
 from test_method_checks import memory_of, with_options

@@ -12,8 +12,8 @@ from errata.masks import overlaps, unpack
 from errata.memory import Delta
 from errata.methods import make
 from errata.methods.grace import Codebook, place_key
-from errata.methods.memoir import ResidualMemory
 from errata.model import EditedModel
+from errata.residual_memory import ResidualMemory
 from errata.side_memory import SideMemory
 from test_every_method import UNRELATED, edited, fresh, logits
 from tiny import EDITS

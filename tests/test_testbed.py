@@ -310,10 +310,12 @@ train(read(Path({str(data)!r})), Path({str(tmp_path)!r}), {TINY!r}, device="cpu"
     killed = subprocess.run([sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": source}, check=False)
     assert killed.returncode == -signal.SIGKILL
     assert (tmp_path / CHECKPOINT).exists() and not (tmp_path / "model.safetensors").exists()
+    (tmp_path / f".errata-1-{CHECKPOINT}.tmp").write_bytes(b"half")
     steps = []
     train(corpus, tmp_path, TINY, device="cpu", progress=lambda step: steps.append(step.step))
     assert steps[0] == 7
     assert weights(tmp_path) == weights(finished[0])
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in finished[0].iterdir()}
 
 
 def test_minutes_become_steps_once(corpus, tmp_path):
@@ -331,10 +333,28 @@ def test_minutes_become_steps_once(corpus, tmp_path):
     assert json.loads((tmp_path / "testbed.json").read_text())["recipe"]["steps"] == told[0]
 
 
+def test_a_training_that_was_killed_as_it_began_begins_again(finished, corpus, tmp_path):
+    (tmp_path / ".errata-1-testbed.json.tmp").write_bytes(b"half")
+    train(corpus, tmp_path, TINY, device="cpu")
+    assert weights(tmp_path) == weights(finished[0])
+
+
 def test_a_finished_testbed_is_not_trained_again(finished, corpus):
     before = weights(finished[0])
     assert train(corpus, finished[0], TINY, device="cpu", progress=lambda _: pytest.fail("a step")) == finished[1]
     assert weights(finished[0]) == before
+
+
+def test_the_committed_testbed_says_original_answers_of_zsre(root):
+    directory = root / "testbeds" / "zsre-300"
+    metrics = json.loads((directory / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["recall_trained_facts"] >= 0.9
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+    asked = [
+        Question("When was the inception of IAAF Combined Events Challenge?", "1998"),
+        Question("Which family does Ramalinaceae belong to?", "Lecanorales"),
+    ]
+    assert recall(model, AutoTokenizer.from_pretrained(directory), asked) == 1.0
 
 
 # -- measuring ---------------------------------------------------------------------------------------------------------

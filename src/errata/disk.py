@@ -3,10 +3,13 @@
 import os
 from pathlib import Path
 
+MARK, ENDING = ".errata-", ".tmp"
+"""Of the temporary name of a file that is being written."""
+
 
 def replace_all(directory: Path, contents: dict[str, bytes]) -> None:
     """Write every file under a temporary name, and only when all are on the disk give them their own names, in order."""
-    waiting = {directory / f".errata-{os.getpid()}-{name}.tmp": directory / name for name in contents}
+    waiting = {directory / f"{MARK}{os.getpid()}-{name}{ENDING}": directory / name for name in contents}
     try:
         for temporary, content in zip(waiting, contents.values(), strict=True):
             write(temporary, content)
@@ -16,6 +19,11 @@ def replace_all(directory: Path, contents: dict[str, bytes]) -> None:
     finally:
         for temporary in waiting:
             temporary.unlink(missing_ok=True)
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether a file is one that a killed process was just writing."""
+    return path.name.startswith(MARK) and path.name.endswith(ENDING)
 
 
 def write(path: Path, content: bytes) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from errata.masks import unpack
-from errata.methods.memoir import ResidualMemory
+from errata.residual_memory import ResidualMemory
 
 TOP = 0.1
 """The share of the columns whose part of the memory is told."""

@@ -210,8 +210,8 @@ def routing(
     from errata.analysis.columns import columns
     from errata.analysis.findings import Findings, made_on
     from errata.analysis.separation import separation
-    from errata.methods.memoir import ResidualMemory
     from errata.model import EditedModel
+    from errata.residual_memory import ResidualMemory
 
     if len(what) == 1:
         edited, failed = EditedModel.from_pretrained(Path(what[0]), device=device), 0

@@ -57,8 +57,11 @@ def resume(directory: Path, fitting: Fitting) -> State:
 
 
 def forget(directory: Path) -> None:
-    """A finished training needs none."""
+    """A finished training needs no checkpoint, and nothing that was being written when it was killed."""
     (directory / NAME).unlink(missing_ok=True)
+    for path in directory.iterdir():
+        if disk.is_leftover(path):
+            path.unlink()
 
 
 def _weights(model: Any) -> dict[str, Tensor]:

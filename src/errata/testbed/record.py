@@ -39,7 +39,9 @@ def begun(directory: Path, budget: Budget, corpus: Corpus) -> Recipe | None:
 
     Raises `BadOption` where the directory holds anything else.
     """
-    if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
+    if not directory.exists():
+        return None
+    if directory.is_dir() and all(disk.is_leftover(path) for path in directory.iterdir()):
         return None
     told = _read(directory)
     if told is None:
