@@ -1,6 +1,8 @@
 """LEMoE's diagnoses, on a tiny model: what is counted is what was done."""
 
+import importlib.util
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -94,6 +96,32 @@ def test_all_diagnoses_are_json_and_the_base_is_bare_afterwards() -> None:
     averages = [found["runs"][name]["scores"]["generated_exact"]["average"] for name in list(found["runs"])[:4]]
     assert found["order_sensitivity"]["spread"] == pytest.approx(max(averages) - min(averages))
     assert not [name for name, _ in base.named_modules() if "memories" in name], "nothing is left on the base"
+
+
+def test_the_script_writes_run_by_run_and_goes_on_from_what_is_there(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = importlib.util.spec_from_file_location("lemoe_script", root / "benchmarks" / "lemoe.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    plain = lemoe()
+    monkeypatch.setattr(script, "load", lambda name: (plain.detach(), plain.tokens.tokenizer))
+    monkeypatch.setattr(script, "edits", lambda split: MORE)
+    monkeypatch.setattr(script, "irrelevant", lambda: IRRELEVANT)
+    path = tmp_path / "new" / "found.json"
+    small = "--edits 2 --prefixes 1 --shuffles 0 --set batch=1 --set steps=1".split()
+    monkeypatch.setattr("sys.argv", ["lemoe.py", str(path), *small])
+    script.main()
+    found = json.loads(path.read_text())
+    assert list(found["runs"]) == ["as given", "planned", "dealt", "one batch", "one by one"]
+    assert (found["options"]["steps"], found["prefixes"]) == (1, 1)
+    found["runs"]["planned"]["experts"] = 7
+    path.write_text(json.dumps(found))
+    script.main()
+    assert json.loads(path.read_text())["runs"]["planned"]["experts"] == 7, "what is there is not made again"
+    monkeypatch.setattr("sys.argv", ["lemoe.py", str(path), *small, "--set", "lr=0.02"])
+    script.main()
+    assert json.loads(path.read_text())["runs"]["planned"]["experts"] == 2, "other settings are another measurement"
 
 
 def test_another_method_is_refused() -> None:
