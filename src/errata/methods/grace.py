@@ -120,14 +120,14 @@ class Grace(Editor):
         last = torch.arange(len(edits), device=rows.ids.device), last_true(rows.prompt)
         queries, outputs = suffix.a[last].to(memory.keys.dtype), suffix.y[last].float()
         labels = rows.labels.split(rows.target.sum(1).tolist())
-        book, places = memory.tensors(), []
+        book, places = memory.tensors(), list[int]()
         first = len(model.history) - len(edits)
         for index, (q, output, label) in enumerate(zip(queries, outputs, labels, strict=True), start=first):
             cold = torch.rand(output.shape, generator=model.sampling.generator("grace", index)).to(output)
             book, j = place_key(book, q, cold if self.start == "cold" else output, label, self.epsilon)
             book["owners"] = _at(book["owners"], j, torch.tensor(index))
             places.append(j)
-        traces = []
+        traces: list[Trace] = []
         for run in distinct(places):  # a key that was met before goes on from the value that it has
             at = torch.tensor([places[i] for i in run], device=book["values"].device)
             values, traces = self._trained(memory, batch, run, book["values"][at])
