@@ -243,7 +243,8 @@ class EditedModel:
         """
         if batch_size < 1:
             raise BadOption(f"batch_size is {batch_size}; it must be at least 1")
-        receipts, rest = [], iter(edits)
+        receipts: list[Receipt] = []
+        rest = iter(edits)
         while batch := list(islice(rest, batch_size)):
             for receipt in self.edit_batch(batch):
                 receipts.append(receipt)

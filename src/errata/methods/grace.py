@@ -120,7 +120,7 @@ class Grace(Editor):
         last = torch.arange(len(edits), device=rows.ids.device), last_true(rows.prompt)
         queries, outputs = suffix.a[last].to(memory.keys.dtype), suffix.y[last].float()
         labels = rows.labels.split(rows.target.sum(1).tolist())
-        book, places = memory.tensors(), []
+        book, places = memory.tensors(), list[int]()
         first = len(model.history) - len(edits)
         for index, (q, output, label) in enumerate(zip(queries, outputs, labels, strict=True), start=first):
             cold = torch.rand(output.shape, generator=model.sampling.generator("grace", index)).to(output)

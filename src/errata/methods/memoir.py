@@ -115,7 +115,7 @@ class Memoir(Editor):
 
     def edit(self, model: "EditedModel", edits: Sequence[Edit]) -> Trace:
         """Write each edit through its own mask, all at once, and keep the masks."""
-        index, traces = len(model.history) - len(edits), []
+        index, traces = len(model.history) - len(edits), list[Trace]()
         for run in distinct([edit.prompt for edit in edits]):
             traces = self._edit_together(model, [edits[i] for i in run], index)
             index += len(run)
