@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from errata.bench import curve, markdown, table, triangle
-from errata.bench.plots import at_edits
+from errata.bench.plots import at_edits, look
 from errata.bench.published import data_of, like, names, numbers, title
 from errata.errors import BadOption, MissingExtra, UnknownName
 from test_bench_record import a_row
@@ -117,3 +117,7 @@ def test_without_matplotlib_the_extra_is_named(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(MissingExtra, match=r"errata\[plots\]"):
         triangle(ROWS, tmp_path / "a.png")
+
+
+def test_no_two_lines_of_a_figure_look_alike():
+    assert len({look(i) for i in range(64)}) == 64

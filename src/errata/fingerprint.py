@@ -6,6 +6,8 @@ import json
 import torch
 from torch import Tensor, nn
 
+from errata.parallel import whole
+
 SAMPLE = 256
 """Values of each parameter that enter the fingerprint, at most."""
 SHAPING = (
@@ -29,7 +31,7 @@ def fingerprint(base: nn.Module) -> str:
     for name, parameter in base.named_parameters():
         digest.update(f"{name} {tuple(parameter.shape)}".encode())
         if not parameter.is_meta:
-            digest.update(_sample(parameter.detach()).numpy().tobytes())
+            digest.update(_sample(whole(parameter.detach())).numpy().tobytes())
     return digest.hexdigest()
 
 

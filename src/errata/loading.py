@@ -3,9 +3,11 @@
 A name is `atlas` (the model that comes with errata), a local directory, or the name of a model on the Hugging Face Hub.
 """
 
+import inspect
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import torch
 from torch import nn
 
 from errata.edit import Probe
-from errata.errors import BadOption, DamagedFile, UnknownName, UsageError
+from errata.errors import BadOption, DamagedFile, MissingExtra, UnknownName, UsageError
 
 ATLAS = "atlas"
 SMALL = 1_000_000_000
@@ -22,27 +24,40 @@ HINT = "Give atlas, a directory with a saved model, or the name of a model on th
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
-def load(name: str, *, dtype: str = "auto", device: str | None = None) -> tuple[nn.Module, Any]:
+def load(
+    name: str,
+    *,
+    dtype: str = "auto",
+    device: str | None = None,
+    device_map: str | dict[str, Any] | None = None,
+    tp_plan: str | dict[str, str] | None = None,
+) -> tuple[nn.Module, Any]:
     """The model called `name`, in evaluation mode, and its tokenizer.
 
-    `dtype` is that of the checkpoint by default; `device` is the first GPU, or else the CPU. Raises `UnknownName` for a
-    model that is not found, `DamagedFile` for weights that cannot be read, `UsageError` for a directory without a part.
+    `dtype` is that of the checkpoint by default; `device` is the first GPU, or else the CPU. A model that is too large for
+    one is laid over all GPUs, the CPU and the disk by `device_map`, as transformers has it ("auto", or module by module),
+    or is split over the processes of `torchrun` by `tp_plan="auto"`; `device="auto"` is `device_map="auto"`. Raises
+    `UnknownName` for a model that is not found, `DamagedFile` for weights that cannot be read, `UsageError` for a
+    directory without a part, `MissingExtra` for a device map without accelerate.
     """
     if dtype not in DTYPES:
         raise BadOption(f"dtype {dtype!r}: {', '.join(DTYPES)}")
+    if device == "auto":
+        device, device_map = None, device_map or "auto"
+    layout = _layout(device, device_map, tp_plan)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     source = locate(name)
     with quiet():
         tokenizer = _tokenizer(name, source)
-        model = _model(name, source, dtype)
-    if dtype == "auto" and place.type == "cpu" and _is_small_and_half(model):
+        model = _model(name, source, dtype, layout)
+    if dtype == "auto" and place.type == "cpu" and device_map is None and _is_small_and_half(model):
         # 16-bit matrix products on a CPU are slow, and too coarse for the inner optimisation of an edit. The values of
         # the weights stay what the checkpoint says; only the arithmetic is finer.
         model.float()
         model.config.dtype = torch.float32
     # What `EditedModel` records as the name of its base: the name, where a path would only hold on this machine.
     model.config._name_or_path = ATLAS if name == ATLAS else source
-    return model.to(place).eval(), tokenizer
+    return (model if layout else model.to(place)).eval(), tokenizer
 
 
 def outline(name: str) -> nn.Module:
@@ -88,6 +103,27 @@ def irrelevant(name: str) -> tuple[Probe, ...]:
     return tuple(atlas.irrelevant())
 
 
+def _layout(device: str | None, device_map: Any, tp_plan: Any) -> dict[str, Any]:
+    """What `from_pretrained` is told of where the weights go, where that is more than one device."""
+    if sum(value is not None for value in (device, device_map, tp_plan)) > 1:
+        raise BadOption("device, device_map and tp_plan exclude one another; give one of them")
+    if device_map is not None:
+        if find_spec("accelerate") is None:
+            raise MissingExtra("accelerate", "large", "device_map")
+        return {"device_map": device_map}
+    if tp_plan is None:
+        return {}
+    if not (torch.distributed.is_available() and (torch.distributed.is_initialized() or "WORLD_SIZE" in os.environ)):
+        raise BadOption(
+            "tp_plan splits a model over processes; start them with torchrun --nproc-per-node N, or give device_map"
+        )
+    from transformers.distributed.configuration_utils import DistributedConfig
+
+    if "tp_plan" in inspect.signature(DistributedConfig).parameters:
+        return {"distributed_config": DistributedConfig(tp_plan=tp_plan)}
+    return {"tp_plan": tp_plan}  # transformers before 5.16
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Scope: transformers shows no progress bars and no warnings; what goes wrong is told by our own errors."""
@@ -124,7 +160,7 @@ def _tokenizer(name: str, source: str) -> Any:
         raise UsageError(f"{name} holds no tokenizer that can be read ({_first_line(error)})") from error
 
 
-def _model(name: str, source: str, dtype: str) -> Any:
+def _model(name: str, source: str, dtype: str, layout: dict[str, Any]) -> Any:
     from pickle import UnpicklingError
 
     from safetensors import SafetensorError
@@ -133,7 +169,7 @@ def _model(name: str, source: str, dtype: str) -> Any:
     kind = dtype if dtype == "auto" else getattr(torch, dtype)
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            source, dtype=kind, local_files_only=_offline(), trust_remote_code=False, output_loading_info=True
+            source, dtype=kind, local_files_only=_offline(), trust_remote_code=False, output_loading_info=True, **layout
         )
         model, info = loaded
     except (SafetensorError, RuntimeError, EOFError, UnpicklingError) as error:

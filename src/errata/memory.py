@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from errata.parallel import check_outputs, whole_input
 from errata.routing import Decision, Routing
 from errata.sites import Site
 
@@ -34,7 +35,8 @@ class Memory(nn.Module, ABC):
         """(batch, seq, ff), (batch, seq, model) -> (batch, seq, model): the corrected output."""
 
     def beside(self, base: nn.Module) -> "Edited":
-        """The module that takes the place of the one at this memory's site."""
+        """The module that takes the place of the one at this memory's site. Raises `NoSite` where it cannot."""
+        check_outputs(base, self.site.path)
         return EditedLinear(base)
 
     def nbytes(self) -> int:
@@ -126,9 +128,16 @@ class EditedLinear(Edited):
     """A pretrained map and the memories beside it. The base may be quantised, offloaded or transposed."""
 
     def forward(self, a: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """What the base returns, its output corrected by each memory in turn."""
+        """What the base returns, its output corrected by each memory in turn.
+
+        A memory reads all features, and reads them where it is: the base may be split over processes and devices.
+        """
         result = self.base(a, *args, **kwargs)
         y = result[0] if isinstance(result, tuple) else result
+        a, there = whole_input(a, self.base), y.device
+        home = next((held.device for memory in self.memories for held in memory.buffers()), there)
+        a, y = a.to(home), y.to(home)
         for memory in self.memories:
             y = memory(a, y)
+        y = y.to(there)
         return (y, *result[1:]) if isinstance(result, tuple) else y

@@ -20,6 +20,7 @@ from errata.errors import BadOption, RoutingError
 from errata.fitting import Trace
 from errata.memory import Edited, Memory
 from errata.objective import target_log_probability
+from errata.parallel import main_device
 from errata.routing import Routing
 from errata.sampling import Sampling, draw_prefixes
 from errata.sites import Site, find_sites, relative_layer, site_at
@@ -105,8 +106,8 @@ class EditedModel:
 
     @property
     def device(self) -> torch.device:
-        """Where inputs go."""
-        return next(self.base.parameters()).device
+        """Where inputs go, and where memories are."""
+        return main_device(self.base)
 
     @property
     def edits(self) -> list[Edit]:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from errata.edit import Probe
+from errata.parallel import main_device
 from errata.tokens import Tokens
 
 SEEDS = ("I", "You", "Because", "Yes", "Q: ")
@@ -39,7 +40,7 @@ class Sampling:
 
 def draw_prefixes(model: nn.Module, tokens: Tokens, seed: int) -> tuple[str, ...]:
     """Ten prefixes that `model` writes after the words of `SEEDS`, by seeded sampling. Call it on the unedited model."""
-    device = next(model.parameters()).device
+    device = main_device(model)
     prefixes = []
     for i, word in enumerate(SEEDS):
         for length in LENGTHS:

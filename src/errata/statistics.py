@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from errata.errors import BadOption, BaseMismatch, DamagedFile
 from errata.fingerprint import fingerprint
+from errata.parallel import main_device, whole_input
 from errata.sites import Site, find_sites
 from errata.tokens import Tokens
 
@@ -119,7 +120,7 @@ def moments(base: nn.Module, tokens: Tokens, sites: Sequence[Site], texts: Itera
 
     Holds one (ff, ff) float64 matrix a site and one batch of inputs. Raises `BadOption` where the texts hold no token.
     """
-    device = next(base.parameters()).device
+    device = main_device(base)
     sums = {s.path: torch.zeros(s.in_features, s.in_features, dtype=torch.float64, device=device) for s in sites}
     energy = dict.fromkeys(sums, 0.0)
     read = later = 0
@@ -167,7 +168,7 @@ def inputs(base: nn.Module, sites: Sequence[Site], ids: Tensor, attention: Tenso
 
     def keep(path: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
-            seen.append((path, args[0].reshape(*ids.shape, -1)))
+            seen.append((path, whole_input(args[0], module).reshape(*ids.shape, -1)))
             if len(seen) == len(sites):
                 raise _AllSeen
 

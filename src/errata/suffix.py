@@ -62,7 +62,7 @@ class Suffix:
                 logits = self._model(**self._inputs).logits
                 return torch.as_tensor(logits).flatten(0, 1)[self._wanted]
             full = head.forward
-            stack.enter_context(_forward(head, lambda h, *_, **__: full(h.flatten(0, 1)[self._wanted])))
+            stack.enter_context(_forward(head, lambda h, *_, **__: full(self._pick(h))))
             result: Tensor = self._model(**self._inputs).logits
             return result
 
@@ -82,16 +82,20 @@ class Suffix:
         """A forward that sees the wanted positions alone, as one row; its output is 0 at the others."""
 
         def pick(value: Any) -> Any:
-            return value.flatten(0, 1)[self._wanted][None] if isinstance(value, Tensor) and value.dim() == 3 else value
+            return self._pick(value)[None] if isinstance(value, Tensor) and value.dim() == 3 else value
 
         def answer(h: Tensor, *rest: Any, **named: Any) -> Any:
             found = forward(pick(h), *map(pick, rest), **{name: pick(value) for name, value in named.items()})
             y = found[0] if isinstance(found, tuple) else found
-            full = y.new_zeros(h.shape[0] * h.shape[1], y.shape[-1]).index_put((self._wanted,), y[0])
+            full = y.new_zeros(h.shape[0] * h.shape[1], y.shape[-1]).index_put((self._wanted.to(y.device),), y[0])
             full = full.view(*h.shape[:2], -1)
             return (full, *found[1:]) if isinstance(found, tuple) else full
 
         return answer
+
+    def _pick(self, h: Tensor) -> Tensor:
+        """The wanted positions of (batch, seq, width), which may be on another device: (wanted, width)."""
+        return h.flatten(0, 1)[self._wanted.to(h.device)]
 
     def _record(self) -> None:
         """One pass that keeps the output of every outermost module that ends before the memory begins."""

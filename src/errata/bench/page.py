@@ -1,24 +1,33 @@
 """Page: a report as HTML, in one file that needs no network, or as Markdown."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from html import escape
 
 from errata.bench.report import Grid, Report, Section
+from errata.bench.tables import NOTHING
 from errata.bench.verdicts import NOT_MEASURED, NOT_REPRODUCED, PARTLY, REPRODUCED
 
 STYLE = """
-:root { color-scheme: light; --ink: #222; --soft: #666; --line: #ddd; }
+:root { color-scheme: light; --ink: #222; --soft: #666; --line: #ddd; --link: #0057a3; }
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); max-width: 76rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.7rem; } h2 { margin-top: 2.6rem; border-bottom: 1px solid var(--line); } h3 { margin: 1.4rem 0 .3rem; }
-nav a { margin-right: 1rem; } p.measured, p.text { color: var(--soft); }
-.wide { overflow-x: auto; } svg { max-width: 100%; height: auto; }
+h1 { font-size: 1.7rem; line-height: 1.2; margin-bottom: .3rem; } h3 { margin: 1.6rem 0 .3rem; }
+h2 { margin-top: 2.6rem; padding-bottom: .2rem; border-bottom: 1px solid var(--line); }
+h1, h2, h3, p, td, summary { overflow-wrap: break-word; }
+a, summary { color: var(--link); } summary { cursor: pointer; margin: .8rem 0; }
+nav { display: flex; flex-wrap: wrap; gap: .2rem 1rem; } p.measured, p.text { color: var(--soft); } p.text { max-width: 46rem; }
+.wide, figure { overflow-x: auto; } figure { margin: 1rem 0; } svg { max-width: 100%; height: auto; }
 table { border-collapse: collapse; font-size: .88rem; }
 th, td { padding: .25rem .6rem; text-align: left; vertical-align: top; }
-th { border-bottom: 2px solid var(--ink); } td { border-bottom: 1px solid var(--line); }
-td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-.good, .part, .bad { font-weight: 600; } .good { color: #00694c; } .part { color: #8a5a00; } .bad { color: #a8321d; }
-.none { color: var(--soft); }
+th { border-bottom: 2px solid var(--ink); white-space: nowrap; } td { border-bottom: 1px solid var(--line); }
+th:first-child, td:first-child { padding-left: 0; } tbody tr:hover { background: #f6f6f6; }
+.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; } td.long { min-width: 14rem; }
+.good, .part, .bad, .none { white-space: nowrap; } .good, .part, .bad { font-weight: 600; }
+.good { color: #00694c; } .part { color: #8a5a00; } .bad { color: #a8321d; } .none { color: var(--soft); }
+@media (max-width: 48rem) { body { margin: 1rem auto; } svg { max-width: 46rem; } td.long:last-child { min-width: 22rem; } }
+@media print { body { max-width: none; } .wide, figure { overflow: visible; } h2, h3 { break-after: avoid; } }
 """
+LONG = 40
+"""Characters from which on a cell makes its column one of texts, which is not squeezed on a narrow screen."""
 CLASSES = {REPRODUCED: "good", PARTLY: "part", NOT_REPRODUCED: "bad", NOT_MEASURED: "none"}
 """Verdict -> the class of its cell."""
 
@@ -57,15 +66,37 @@ def _html_section(i: int, section: Section) -> str:
 
 
 def _html_grid(grid: Grid) -> str:
-    head = "".join(f"<th>{escape(name)}</th>" for name in grid.head)
-    lines = "\n".join(f"<tr>{''.join(_html_cell(cell) for cell in line)}</tr>" for line in grid.lines)
-    table = f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{lines}\n</tbody>\n</table>"
-    return f'<h3>{escape(grid.title)}</h3>\n<div class="wide">{table}</div>'
+    """A table. Its lines about what was not measured, if there are any, are folded away under it."""
+    title = f"<h3>{escape(grid.title)}</h3>"
+    missing = [line for line in grid.lines if NOT_MEASURED in line]
+    there = [line for line in grid.lines if NOT_MEASURED not in line]
+    parts = [_html_table(grid._replace(lines=there))] if there else []
+    if missing:
+        table = _html_table(grid._replace(lines=missing))
+        parts.append(f"<details><summary>{len(missing)} {NOT_MEASURED}</summary>\n{table}\n</details>")
+    return "\n".join((title, *parts))
 
 
-def _html_cell(cell: str) -> str:
-    kind = CLASSES.get(cell) or ("number" if _is_number(cell) else "")
-    return f'<td class="{kind}">{escape(cell)}</td>' if kind else f"<td>{escape(cell)}</td>"
+def _html_table(grid: Grid) -> str:
+    kinds = [_kind([line[i] for line in grid.lines]) for i in range(len(grid.head))]
+    head = "".join(_tag("th", name, kind) for name, kind in zip(grid.head, kinds, strict=True))
+    lines = "\n".join(f"<tr>{''.join(map(_html_cell, line, kinds))}</tr>" for line in grid.lines)
+    return f'<div class="wide"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{lines}\n</tbody>\n</table></div>'
+
+
+def _kind(column: Sequence[str]) -> str:
+    """How the cells of a column are set: as numbers, where they all are; as long texts, where one is."""
+    if all(map(_is_number, column)) and any(cell != NOTHING for cell in column):
+        return "number"
+    return "long" if max(map(len, column), default=0) >= LONG else ""
+
+
+def _html_cell(cell: str, kind: str) -> str:
+    return _tag("td", cell, CLASSES.get(cell, kind))
+
+
+def _tag(tag: str, text: str, kind: str) -> str:
+    return f'<{tag} class="{kind}">{escape(text)}</{tag}>' if kind else f"<{tag}>{escape(text)}</{tag}>"
 
 
 def _markdown_grid(grid: Grid) -> str:
@@ -80,7 +111,7 @@ def _bars(cells: Iterable[str]) -> str:
 
 def _is_number(cell: str) -> bool:
     return (
-        cell == "–"
+        cell == NOTHING
         or cell.replace(",", "").replace(".", "").replace("-", "").replace("e", "").replace("+", "").isdecimal()
     )
 

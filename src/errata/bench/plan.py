@@ -57,6 +57,11 @@ class Plan:
         """The name of the method."""
         return UNEDITED if self.editor is None else self.editor.name
 
+    @property
+    def edits_to_make(self) -> int:
+        """Edits in all its streams, where none of its rows are there."""
+        return sum(run.length * len(run.starts) for run in self.runs())
+
     def runs(self) -> list["Run"]:
         """The streams from the unedited model that this plan is made of."""
         if self.chunks == 1:

@@ -25,6 +25,8 @@ LABELS = {
 }
 """Where the value of each is written, and how it is aligned."""
 MARKERS = "osD^vP*X"
+KEYS = 6
+"""Methods on a line of the key."""
 STYLE = {
     "font.family": "sans-serif", "font.size": 10, "text.color": INK, "axes.edgecolor": GHOST, "axes.labelcolor": INK,
     "xtick.color": INK, "ytick.color": INK, "svg.fonttype": "none", "svg.hashsalt": "errata",
@@ -69,7 +71,9 @@ def curve(rows: Sequence[Row], path: Path, scorer: str = HEADLINE) -> None:
     nudges = _nudges(len(lines), [row.edits for row in rows])
     plt = _pyplot(scorer)
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, 4, figsize=(13, 3.9), sharey=True)
+        key = 0.22 * (ceil(len(lines) / KEYS) - 1)  # inches that the key takes beyond one line
+        height = 3.9 + key
+        figure, axes = plt.subplots(1, 4, figsize=(13, height), sharey=True)
         for axis, name in zip(axes, ("average", *CORNERS), strict=True):
             _panel(axis, name, sorted({row.edits for row in rows}))
             for i, (label, points) in enumerate(lines.items()):
@@ -78,16 +82,23 @@ def curve(rows: Sequence[Row], path: Path, scorer: str = HEADLINE) -> None:
                     for row in points
                     if row.score(name, scorer) is not None
                 ]
+                colour, marker = look(i)
                 axis.plot(
-                    [t for t, _ in there], [value for _, value in there], label=label, color=COLOURS[i % len(COLOURS)],
-                    marker=MARKERS[i % len(MARKERS)], lw=2.2, ms=6.5, mec="white", mew=0.8, clip_on=False, zorder=3,
+                    [t for t, _ in there], [value for _, value in there], label=label, color=colour,
+                    marker=marker, lw=2.2, ms=6.5, mec="white", mew=0.8, clip_on=False, zorder=3,
                 )  # fmt: skip
         handles, names = axes[0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="lower center", ncols=min(6, len(names)), frameon=False)
+        figure.legend(handles, names, loc="lower center", ncols=min(KEYS, len(names)), frameon=False)
         _headline(figure, rows, f"as edits accumulate, {scorer}")
-        figure.subplots_adjust(left=0.05, right=0.985, top=0.8, bottom=0.25, wspace=0.12)
+        top, bottom = 1 - 0.78 / height, (0.975 + key) / height
+        figure.subplots_adjust(left=0.05, right=0.985, top=top, bottom=bottom, wspace=0.12)
         save(figure, path)
     plt.close(figure)
+
+
+def look(i: int) -> tuple[str, str]:
+    """Colour and marker of a line, by its number: all differ up to 64."""
+    return COLOURS[i % len(COLOURS)], MARKERS[(i + i // len(COLOURS)) % len(MARKERS)]
 
 
 def at_edits(rows: Sequence[Row], edits: int | None = None) -> list[Row]:

@@ -14,6 +14,7 @@ from torch import nn
 
 import errata
 from errata.edit import Edit, Probe
+from errata.fingerprint import fingerprint
 
 
 def surroundings(base: nn.Module) -> dict[str, Any]:
@@ -31,9 +32,10 @@ def surroundings(base: nn.Module) -> dict[str, Any]:
     }
 
 
-def precision(base: nn.Module) -> str:
-    """The dtype of a model's weights."""
-    return str(next(base.parameters()).dtype).removeprefix("torch.")
+def of_base(base: nn.Module) -> dict[str, str]:
+    """What the numbers of a pretrained model hang on: its fingerprint, and the dtype of its weights."""
+    dtype = str(next(base.parameters()).dtype).removeprefix("torch.")
+    return {"base_fingerprint": fingerprint(base), "dtype": dtype}
 
 
 def hash_of_edits(edits: Iterable[Edit]) -> str:

@@ -128,6 +128,11 @@ def read(path: Path) -> list[Row]:
     return [_row(path, n, line) for n, line in enumerate(text.splitlines(), start=1) if line.strip()]
 
 
+def kept(output: Path | None) -> list[Row]:
+    """The rows of a directory that results are kept in; none where there are none yet."""
+    return read(output) if output is not None and (output / FILE).exists() else []
+
+
 def append(path: Path, rows: Iterable[Row]) -> None:
     """Add rows to a results file (or to that of a directory), which is made if need be; on disk on return."""
     path = path if path.suffix == ".jsonl" else path / FILE

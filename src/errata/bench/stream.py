@@ -1,9 +1,10 @@
 """Stream: run one method over one stream of edits and score it on the way. The base model is as it was on return."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from errata.bench import provenance, record
@@ -12,7 +13,6 @@ from errata.bench.record import PROPERTIES, Row
 from errata.edit import Edit
 from errata.editor import Receipt
 from errata.errors import EditFailed, Interrupted
-from errata.fingerprint import fingerprint
 from errata.metrics import SCORERS, Measurement, Perplexity, Reference, Triple, immediate, mean, measure
 from errata.model import EditedModel
 
@@ -69,38 +69,60 @@ def run(
     an interruption raises `Interrupted`, and the same call then takes up from the rows that are there. Plans on one base
     model may share a `reference`, so that the unedited model is asked only once.
     """
-    return Bench(plan, output, progress or (lambda _: None), reference or Reference()).rows()
+    bench = Bench(plan, {row.key: row for row in record.kept(output)}, progress, reference)
+    try:
+        with closing(bench.found()) as found:
+            for row in found:
+                if output is not None:
+                    record.append(output / record.FILE, [row])
+    except KeyboardInterrupt:
+        kept = f"the rows found so far are in {output}, and" if output else "no output was given:"
+        again = "the same command takes up from there" if output else "nothing is kept"
+        raise Interrupted(f"stopped after {bench.done} of {bench.total} edits; {kept} {again}") from None
+    return bench.rows()
 
 
 class Bench:
-    """One plan being carried out."""
+    """One plan being carried out.
 
-    def __init__(self, plan: Plan, output: Path | None, progress: Progress, reference: Reference) -> None:
-        self.plan, self.output, self.progress, self.reference = plan, output, progress, reference
-        self.base_fingerprint = fingerprint(plan.base)
+    `known` rows, by their keys, are not measured again. With `made_of` (see `provenance.of_base`) the base may be an
+    outline, for as long as nothing is measured.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        known: Mapping[str, Row] = MappingProxyType({}),
+        progress: Progress | None = None,
+        reference: Reference | None = None,
+        made_of: Mapping[str, str] | None = None,
+    ) -> None:
+        self.plan, self.progress, self.reference = plan, progress or (lambda _: None), reference or Reference()
+        self.made_of = made_of or provenance.of_base(plan.base)
         self.prefixes: tuple[str, ...] | None = None
-        self.finished = {row.key: row for row in self._read()}
+        self.wanted = [self._blank(r, t).key for r in plan.runs() for t in r.checkpoints]
+        self.finished = {key: known[key] for key in self.wanted if key in known}
         self.done = 0
         self.total = 0
 
     def rows(self) -> list[Row]:
-        """All rows of the plan."""
+        """The rows that there are, in the order of the plan."""
+        return [self.finished[key] for key in self.wanted if key in self.finished]
+
+    def found(self) -> Generator[Row]:
+        """Measure what is missing; each row as it is found."""
         todo = [(r, missing) for r in self.plan.runs() if (missing := self._missing(r))]
         self.total = sum(missing[-1] * len(r.starts) for r, missing in todo)
-        try:
-            for r, missing in todo:
-                self._carry_out(r, missing)
-        except KeyboardInterrupt:
-            kept = f"the rows found so far are in {self.output}, and" if self.output else "no output was given:"
-            again = "the same command takes up from there" if self.output else "nothing is kept"
-            raise Interrupted(f"stopped after {self.done} of {self.total} edits; {kept} {again}") from None
-        return [self.finished[self._blank(r, t).key] for r in self.plan.runs() for t in r.checkpoints]
+        for r, missing in todo:
+            for row in self._carry_out(r, missing):
+                self.finished[row.key] = row
+                yield row
 
     def _missing(self, r: Run) -> list[int]:
         """The checkpoints that have no row yet."""
         return [t for t in r.checkpoints if self._blank(r, t).key not in self.finished]
 
-    def _carry_out(self, r: Run, missing: Sequence[int]) -> None:
+    def _carry_out(self, r: Run, missing: Sequence[int]) -> Iterator[Row]:
         """Make the edits up to the last checkpoint that has no row, and find the rows that there are not."""
         samples: dict[int, list[Sample]] = {t: [] for t in missing}
         provenance.reset_peak_memory()
@@ -113,7 +135,7 @@ class Bench:
                     self.progress(Step("measure", self.done, self.total))
                     samples[t].append(self._sample(model, edits[:t], log))
                     if start == r.starts[-1]:
-                        self._keep(self._filled(self._blank(r, t), samples[t], model))
+                        yield self._filled(self._blank(r, t), samples[t], model)
 
     @contextmanager
     def _model(self, length: int) -> Iterator[EditedModel]:
@@ -179,8 +201,7 @@ class Bench:
             scores={}, locality_by_kind={}, perplexity={}, immediate={}, seconds_per_edit=None, peak_memory_mb=None,
             memory_bytes=0, edits_per_million_weights=None, scored=0, superseded=0, failed=0, failed_ids=(),
             provenance={
-                "base_fingerprint": self.base_fingerprint,
-                "dtype": provenance.precision(plan.base),
+                **self.made_of,
                 "data_sha256": provenance.hash_of_edits(edits),
                 "irrelevant_sha256": provenance.hash_of_probes(plan.irrelevant),
             },
@@ -210,15 +231,6 @@ class Bench:
             "provenance": {**blank.provenance, **provenance.surroundings(self.plan.base), **more},
         }
         return record.from_record(Row(**{**vars(blank), **found}).to_record())
-
-    def _read(self) -> list[Row]:
-        there = self.output is not None and (self.output / record.FILE).exists()
-        return record.read(self.output) if there and self.output is not None else []
-
-    def _keep(self, row: Row) -> None:
-        self.finished[row.key] = row
-        if self.output is not None:
-            record.append(self.output / record.FILE, [row])
 
 
 def batches(edits: Sequence[Edit], size: int, checkpoints: Sequence[int]) -> Iterator[tuple[Sequence[Edit], int]]:

@@ -40,6 +40,17 @@ def bench(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="PLAN: say how many runs and edits, how much memory and time; run none.")
     ] = False,
+    engine: Annotated[
+        Literal["local", "ray"], typer.Option(help="PLAN: run it in this process, or spread it over a Ray cluster.")
+    ] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="ray: the head; by default RAY_ADDRESS, or this machine alone."),
+    ] = None,
+    cpus_each: Annotated[int, typer.Option(min=1, help="ray: CPUs, and threads, of each worker.")] = 1,
+    gpus_each: Annotated[
+        float | None, typer.Option(help="ray: GPUs of each worker, such as 0.5; by default 1, if there are any.")
+    ] = None,
     device: Device = None,
     dtype: Dtype = "auto",
     as_json: Json = False,
@@ -54,12 +65,14 @@ def bench(
     Example:
       errata bench --model atlas --data atlas --method memoir,wise,grace,ft_l --edits 1,10,100 --output results
       errata bench plans/wise-table-10.toml --model atlas --data atlas --output merging
+      errata bench plans/atlas.toml --output atlas --engine ray --gpus-each 0.5
     """  # fmt: skip
     if plan is not None:
         bench_plan(ctx, plan)
         return
-    if dry_run:
-        raise BadOption("--dry-run is for a plan file: errata bench PLAN.toml --dry-run")
+    for name, given in (("--dry-run", dry_run), ("--engine ray", engine == "ray")):
+        if given:
+            raise BadOption(f"{name} is for a plan file: errata bench PLAN.toml {name}")
     points = numbers(edits)
     asked = Request(
         model,
@@ -93,9 +106,14 @@ def bench_plan(ctx: typer.Context, path: Path) -> None:
         else:
             typer.echo(plan.told(file, estimate))
         return
-    rows, refused = plan.carry_out(
-        file, given["output"], device=given["device"], dtype=given["dtype"], on_error=given["on_error"]
-    )
+    output, how = given["output"], {name: given[name] for name in ("device", "dtype")}
+    if given["engine"] == "ray":
+        from errata.bench.cluster import Share
+
+        share = Share(given["cpus_each"], given["gpus_each"], **how)
+        rows, refused = plan.carry_out_on_ray(file, output, given["address"], share, on_error=given["on_error"])
+    else:
+        rows, refused = plan.carry_out(file, output, **how, on_error=given["on_error"])
     if given["as_json"]:
         show(rows, as_json=True)
     else:

@@ -12,13 +12,17 @@ from errata.errors import BadOption, ErrataError, Interrupted
 
 if TYPE_CHECKING:
     from errata.bench import Plan, Row
+    from errata.bench.cluster import Share
+    from errata.bench.dispatch import Told
     from errata.bench.estimate import Estimate
     from errata.bench.plan_file import PlanFile
     from errata.data.catalogue import OnError
 
+ON_RAY = {"address", "cpus_each", "gpus_each"}
+"""What is only for --engine ray."""
 OVERRIDES = {"model", "data", "edits", "seed", "chunks", "irrelevant"}
 """What the command line may say in place of the plan ..."""
-HOW = {"plan", "dry_run", "output", "device", "dtype", "as_json", "on_error"}
+HOW = {"plan", "dry_run", "output", "device", "dtype", "as_json", "on_error", "engine", *ON_RAY}
 """... and what is about how to run it."""
 
 
@@ -31,6 +35,8 @@ def read(ctx: typer.Context, path: Path) -> "PlanFile":
     for name in given:
         if name not in OVERRIDES | HOW:
             raise BadOption(f"--{name.replace('_', '-')} cannot be given with a plan file: write it into {path}")
+        if name in ON_RAY and ctx.params["engine"] != "ray":
+            raise BadOption(f"--{name.replace('_', '-')} is for --engine ray")
     file = PlanFile.read(path)
     if "data" in given:
         file = replace(file, irrelevant=None)  # the plan's belong to the plan's data
@@ -70,7 +76,7 @@ def carry_out(
         reference, begun, done = Reference(), time.monotonic(), 0
         for i, plan in enumerate(plans):
             case = file.cases[i % len(file.cases)]
-            left = _left(begun, done, plans[i:])
+            left = _left(begun, done, sum(plan.edits_to_make for plan in plans[i:]))
             say(f"[{i + 1}/{len(plans)}] {case}: {plan.data} on {plan.model}, seed {plan.seed}{left}")
             try:
                 rows += _run(plan, output, reference)
@@ -79,8 +85,37 @@ def carry_out(
             except ErrataError as error:
                 refused.append(f"{case}: {error}")
                 say(f"not run: {refused[-1]}")
-            done += sum(run.length * len(run.starts) for run in plan.runs())
+            done += plan.edits_to_make
     return rows, refused
+
+
+def carry_out_on_ray(
+    file: "PlanFile", output: Path | None, address: str | None, share: "Share", *, on_error: "OnError"
+) -> "tuple[list[Row], list[str]]":
+    """The same on a Ray cluster. No weights are loaded here; data need be here alone, and models on every machine."""
+    from errata import loading
+    from errata.bench.cluster import connected
+    from errata.bench.dispatch import Dispatch
+    from errata.bench.plan_file import expanded, model_name
+
+    streams = file.streams(on_error)
+    models = []
+    for model in map(expanded, file.model):
+        plans = list(file.plans(loading.outline(model), None, model_name(model), streams))
+        models.append((str(Path(model).resolve()) if Path(model).is_dir() else model, plans))
+    begun = time.monotonic()
+
+    def tell(told: "Told") -> None:
+        what = f"[{told.done}/{told.total}] {told.case}: {told.plan.data} on {told.plan.model}, seed {told.plan.seed}"
+        if told.again:
+            say(f"{what}: {told.again}; once more")
+        elif told.refused:
+            say(f"{what}\nnot run: {told.case}: {told.refused}")
+        else:
+            say(f"{what}{_left(begun, *told.edits)}")
+
+    with connected(address) as cluster:
+        return Dispatch(cluster, file, streams, models, output, share, tell).carry_out()
 
 
 def _run(plan: "Plan", output: Path | None, reference: Any) -> "list[Row]":
@@ -88,16 +123,13 @@ def _run(plan: "Plan", output: Path | None, reference: Any) -> "list[Row]":
     from errata.cli.bench import teller
     from errata.cli.terminal import meter
 
-    with meter(sum(r.length * len(r.starts) for r in plan.runs()), plan.method) as bar:
+    with meter(plan.edits_to_make, plan.method) as bar:
         return run(plan, output, teller(bar), reference)
 
 
-def _left(begun: float, done: int, plans: "list[Plan]") -> str:
-    """How long the rest will take if an edit takes as long as it did so far."""
-    if not done:
-        return ""
-    to_do = sum(run.length * len(run.starts) for plan in plans for run in plan.runs())
-    return f"; about {duration((time.monotonic() - begun) / done * to_do)} left"
+def _left(begun: float, done: int, to_do: int) -> str:
+    """How long so many edits will take if one takes as long as it did so far."""
+    return f"; about {duration((time.monotonic() - begun) / done * to_do)} left" if done and to_do else ""
 
 
 def dry_run(file: "PlanFile", output: Path | None, dtype: str, on_error: "OnError") -> "Estimate":
@@ -114,8 +146,7 @@ def dry_run(file: "PlanFile", output: Path | None, dtype: str, on_error: "OnErro
         base = loading.outline(model)
         sizes.append(_bytes_per_weight(base, dtype))
         plans += file.plans(base, None, model_name(model), streams)
-    there = output is not None and (output / record.FILE).exists()
-    return estimate(plans, record.read(output) if there and output is not None else [], max(sizes))
+    return estimate(plans, record.kept(output), max(sizes))
 
 
 def _bytes_per_weight(base: Any, dtype: str) -> int:

@@ -10,7 +10,8 @@ import typer
 
 Json = Annotated[bool, typer.Option("--json", help="Write JSON to stdout, one object per line.")]
 Device = Annotated[
-    str | None, typer.Option(help="Where to compute: cpu, cuda, cuda:1; a GPU by default, if there is one.")
+    str | None,
+    typer.Option(help="Where to compute: cpu, cuda, cuda:1; auto: over all; a GPU by default, if there is one."),
 ]
 Dtype = Annotated[str, typer.Option(help="Precision of the model: auto, float32, bfloat16 or float16.")]
 Options = Annotated[
