@@ -15,7 +15,6 @@ import errata
 from errata.bench import provenance
 from errata.disk import replace_all
 from errata.edit import Edit
-from errata.fingerprint import fingerprint
 
 FORMAT = 1
 """Of the files."""
@@ -65,8 +64,7 @@ class Findings:
 def made_on(base: nn.Module, edits: Iterable[Edit]) -> dict[str, Any]:
     """The provenance of numbers that were found on a base model, which has no edits at present, with this data."""
     return {
-        "base_fingerprint": fingerprint(base),
-        "dtype": provenance.precision(base),
+        **provenance.of_base(base),
         "data_sha256": provenance.hash_of_edits(edits),
         **provenance.surroundings(base),
     }
