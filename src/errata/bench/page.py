@@ -14,7 +14,8 @@ h1 { font-size: 1.7rem; line-height: 1.2; margin-bottom: .3rem; } h3 { margin: 1
 h2 { margin-top: 2.6rem; padding-bottom: .2rem; border-bottom: 1px solid var(--line); }
 h1, h2, h3, p, td, summary { overflow-wrap: break-word; }
 a, summary { color: var(--link); } summary { cursor: pointer; margin: .8rem 0; }
-nav { display: flex; flex-wrap: wrap; gap: .2rem 1rem; } p.measured, p.text { color: var(--soft); } p.text { max-width: 46rem; }
+nav { display: flex; flex-wrap: wrap; gap: .2rem 1rem; } p.measured, p.text { color: var(--soft); }
+p.text { max-width: 46rem; }
 .wide, figure { overflow-x: auto; } figure { margin: 1rem 0; } svg { max-width: 100%; height: auto; }
 table { border-collapse: collapse; font-size: .88rem; }
 th, td { padding: .25rem .6rem; text-align: left; vertical-align: top; }
