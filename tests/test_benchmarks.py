@@ -21,9 +21,8 @@ def test_the_mask_index_answers_rightly_at_any_size(root):
     assert all(kind["right"] == kind["of"] for kind in index["queries"].values())
 
 
-@pytest.mark.parametrize("case", ["memoir", "ft_l"])
-def test_edits_on_suffixes_have_the_losses_of_the_plain_loop(root, case):
-    (row,) = run(root, "inner_loop.py", "--edits", "1", "--cases", case)["cases"]
+def test_edits_on_suffixes_have_the_losses_of_the_plain_loop(root):
+    (row,) = run(root, "inner_loop.py", "--edits", "1", "--cases", "ft_l")["cases"]
     assert row["largest_difference_of_losses"] < 1e-4
     assert row["steps"][0] > 0 and row["gflop_per_edit"] > 0
 

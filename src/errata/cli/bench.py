@@ -175,13 +175,14 @@ class Request:
 
 
 def measured(plans: "list[Plan]", output: Path | None) -> "list[Row]":
-    """The rows of some plans, with a bar."""
+    """The rows of some plans on one base model, with a bar."""
     from errata.bench import run
+    from errata.metrics import Reference
 
-    rows = []
+    rows, reference = [], Reference()
     for plan in plans:
         with meter(max(plan.checkpoints) * plan.chunks, plan.method) as bar:
-            rows += run(plan, output, teller(bar))
+            rows += run(plan, output, teller(bar), reference)
     return rows
 
 
