@@ -102,6 +102,22 @@ def test_long_texts_have_a_table_of_their_own():
     assert "| wise | 75 | 0.90 | 0.30 | 0.60 | 0.98 | 0.96 0.37 1.00 (WISE, table 7, GPT-J-6B) |" in text
 
 
+def test_capacity_is_told_over_models_for_methods_seen_at_more_than_one_density():
+    rows = [
+        a_row("memoir", 1000, edits_per_million_weights=1695.4),
+        a_row("memoir", 100, edits_per_million_weights=169.5),
+        a_row("memoir", 100, model="other", edits_per_million_weights=381.0),
+        a_row("wise", 100, edits_per_million_weights=169.5),
+        a_row("in_context", 100, edits_per_million_weights=None),
+    ]
+    text = page.markdown(Report.of(rows, drawn=False))
+    section = text[text.index("## Capacity") :].split("\n## ")[0]
+    told = [line.split(" | ")[:3] for line in section.splitlines() if line.startswith("| memoir")]
+    assert told == [["| memoir", "170", "100"], ["| memoir", "381", "100"], ["| memoir", "1,695", "1,000"]]
+    assert "wise" not in section
+    assert "## Capacity" not in page.markdown(Report.of(rows[3:], drawn=False))
+
+
 def test_portability_has_a_table_where_there_is_any():
     rows = [a_row("wise", 100, portability={"generated_exact": 0.25, "teacher_forced_token": 0.5}), a_row("grace", 100)]
     text = page.markdown(Report.of(rows, drawn=False))

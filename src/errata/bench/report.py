@@ -18,6 +18,7 @@ from errata.bench.record import PROPERTIES, PROTOCOL, Row, labels
 from errata.bench.tables import NOTHING, as_score
 from errata.bench.verdicts import NOT_MEASURED, Verdict, verdicts
 from errata.errors import MissingExtra, UsageError
+from errata.metrics import HEADLINE
 
 SCORERS = ("generated_exact", "teacher_forced_token", "generated_natural")
 """Those that tables show: the headline, that of the papers, and the strictest. Rows hold all."""
@@ -65,7 +66,7 @@ class Report:
         sections += [
             _measured([row for row in rows if (row.model, row.data) == group], drawn=drawn) for group in groups
         ]
-        sections += [_agreement(rows), _settings(rows), _provenance(rows)]
+        sections += [_capacity(rows), _agreement(rows), _settings(rows), _provenance(rows)]
         kept = [section for section in sections if section is not None]
         return cls("Lifelong editing, measured", kept, f"Measured {_span(rows)}")
 
@@ -185,6 +186,29 @@ def _published(row: Row, properties: Sequence[str]) -> str:
         if any(line.values.get(name) is not None for name in properties)
     )
     return "; ".join(told) or NOTHING
+
+
+def _capacity(rows: Sequence[Row]) -> Section | None:
+    """How scores fall as edits lie closer in a memory: over models and data, for methods seen at more than one density."""
+    dense = [row for row in rows if row.edits_per_million_weights is not None and row.score("average") is not None]
+    seen = {
+        name: {row.edits_per_million_weights for row in dense if row.method == name}
+        for name in {row.method for row in dense}
+    }
+    chosen = [row for row in dense if len(seen[row.method]) > 1]
+    if not chosen:
+        return None
+    ordered = sorted(chosen, key=lambda row: (row.method, row.edits_per_million_weights or 0.0, row.model))
+    lines = [
+        (
+            row.method, f"{row.edits_per_million_weights:,.0f}", f"{row.edits:,}", f"{row.data} on {row.model}",
+            *(as_score(row.score(name)) for name in PROPERTIES),
+        )
+        for row in ordered
+    ]  # fmt: skip
+    text = "Edits per million weights of the edited matrices. On LLaMA-3-8B, the papers' 1,000 edits are 17."
+    head = ("Method", "Edits per million", "T", "On", "Rel", "Gen", "Loc", "Avg")
+    return Section("Capacity", [text], [Grid(f"Scores against density, {HEADLINE}", head, lines)])
 
 
 def _figures(rows: Sequence[Row]) -> tuple[list[str], list[str]]:
