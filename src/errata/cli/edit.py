@@ -129,7 +129,10 @@ def _edit_one(plan: "Plan", edit: Edit, *, as_json: bool) -> None:
             typer.echo(f"{change['prompt']}\n  before  {change['before']}\n  after   {change['after']}")
         typer.echo(_told(receipt))
         if receipt.probability_after is not None and receipt.probability_after < 0.5:
-            say("warning: the edit has not taken hold; another --set, such as more steps, may help")
+            say(
+                f"warning: P(target) is only {receipt.probability_after:.3f}, so that a later edit may undo this one;"
+                " another --set, such as more steps, may help"
+            )
         _sum_up(store)
 
 
