@@ -91,6 +91,9 @@ def main() -> None:
     parser.add_argument("--edits", type=int, default=5)
     parser.add_argument("--cases", default=";".join(CASES), help="some of: " + ";".join(CASES))
     told = parser.parse_args()
+    unknown = set(told.cases.split(";")) - set(CASES)
+    if unknown:
+        parser.error(f"no case is called {', '.join(sorted(unknown))}; there are {'; '.join(CASES)}")
     torch.set_num_threads(1)
     speed = ceiling()
     rows = []
