@@ -2,10 +2,11 @@
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 
+from errata import methods
 from errata.bench.record import FILE, Row, append, from_record, labels, read
 from errata.errors import BadRecord, DamagedFile, UsageError
 
@@ -52,6 +53,14 @@ def test_the_key_is_the_protocol_and_not_the_result():
         {"options": {"lr": 2e-6, "layer": None}}, {"protocol": 2}, {"provenance": {"dtype": "bfloat16"}},
     ]  # fmt: skip
     assert len({row.key, *(replace(row, **change).key for change in changes)}) == len(changes) + 1
+
+
+def test_a_row_from_before_a_method_had_an_option_is_known_again():
+    row = a_row(method="memoir", options={"steps": 50})
+    usual = {f.name: f.default for f in fields(methods.find("memoir"))}
+    assert replace(row, options=usual | {"steps": 50}).key == row.key
+    assert replace(row, options=usual | {"steps": 50, "size": 0.5}).key != row.key
+    assert replace(row, method="a plug-in that is gone").key != row.key
 
 
 @pytest.mark.parametrize(

@@ -179,7 +179,8 @@ def test_a_new_target_takes_all_masks_of_its_prompt_over() -> None:
 # -- all of them -------------------------------------------------------------------------------------------------------
 
 ABLATIONS = [
-    {"mask": "random"}, {"mask": "random_columns", "prefixed": True}, {"permutation": False, "overlap": "raw"}
+    {"mask": "random"}, {"mask": "random_columns", "prefixed": True}, {"permutation": False, "overlap": "raw"},
+    {"size": 0.5},
 ]  # fmt: skip
 
 
@@ -213,3 +214,37 @@ def test_a_batch_of_prompts_is_routed_as_each_alone(options: dict[str, object]) 
 def test_what_is_no_ablation_is_refused(options: dict[str, object]) -> None:
     with pytest.raises(BadOption, match="memoir"):
         make("memoir", **options)
+
+
+# -- size --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_smaller_memory_has_columns_for_some_features_only() -> None:
+    half, whole = made(size=0.5), made()
+    small, large = memory(half), memory(whole)
+    assert small.weights() == small.weight.numel() == large.weights() / 2 == large.site.in_features * 16
+    assert small.nbytes() < large.nbytes()
+    assert small.kept is not None
+    assert len(small.kept.unique()) == small.width == 32
+    assert half.answer([EDITS[-1].prompt])[0].startswith(EDITS[-1].target)
+
+
+def test_what_a_smaller_memory_has_no_columns_for_does_not_move_it() -> None:
+    model = made(size=0.5)
+    found = memory(model)
+    ((a, y, seen),) = model.read(found, [EDITS[0].prompt])
+    assert found.kept is not None
+    other = a.clone()
+    unused = torch.ones(a.shape[-1], dtype=torch.bool).index_fill(0, found.kept, value=False)
+    other[..., unused] += 1
+    with model.routing.reading(seen):
+        assert torch.equal(found.features(a), found.features(other))
+        decision = found.decide(a, y)
+        assert decision.rows.all()
+        assert torch.equal(found.correct(a, y, decision), found.correct(other, y, decision))
+
+
+@pytest.mark.parametrize("size", [0.0, -1.0, 1.5])
+def test_a_size_that_is_no_share_is_refused(size: float) -> None:
+    with pytest.raises(BadOption, match="a share of the input features"):
+        make("memoir", size=size)

@@ -43,6 +43,10 @@ class Memory(nn.Module, ABC):
         """Bytes of all that is stored here: what grows with the number of edits, and what a saved file takes."""
         return sum(t.numel() * t.element_size() for t in self.buffers())
 
+    def weights(self) -> int:
+        """Weights of the matrix that edits share: the measure of how many may fit. That of the map beside it, in general."""
+        return self.site.in_features * self.site.out_features
+
     def tensors(self) -> dict[str, Tensor]:
         """The stored tensors by name, not copied. A snapshot: they are replaced, never changed in place."""
         return dict(self.named_buffers())

@@ -29,14 +29,16 @@ EXACT = 0.98
 
 
 class ResidualMemory(Gated):
-    """W_m (model, ff), and the masks (views, masks, ff bits) that index it; `owners` are their edits.
+    """W_m (model, width), and the masks (views, masks, width bits) that index it; `owners` are their edits.
 
-    It is read through the masks of the first view; or, where edits have several masks or `apart` ones to write through,
-    through those in `written` (edits, ff bits), of which `home` (masks,) says whose is whose.
+    Its width is that of the site's input, or the number of `kept` features of it. It is read through the masks of the
+    first view; or, where edits have several masks or `apart` ones to write through, through those in `written`
+    (edits, width bits), of which `home` (masks,) says whose is whose.
     """
 
     weight: Tensor
     permutation: Tensor
+    kept: Tensor | None
     background: Tensor
     masks: Tensor
     owners: Tensor
@@ -48,17 +50,19 @@ class ResidualMemory(Gated):
 
     def __init__(
         self, site: Site, active: int, feature: str, permutation: Tensor, device: torch.device, *, raw: bool = False,
-        apart: bool = False,
+        apart: bool = False, kept: Tensor | None = None,
     ) -> None:  # fmt: skip
-        """`raw`: overlaps are scored as they are, not corrected for chance."""
+        """`raw`: overlaps are scored as they are, not corrected for chance. `kept`: the input features that are used."""
         super().__init__(site)
         self.active, self.feature, self.apart = active, feature, apart
-        self.chance = 0.0 if raw else active / site.in_features
+        self.width = len(permutation)
+        self.chance = 0.0 if raw else active / self.width
         """The overlap R that counts as none."""
         self._indexes: list[MaskIndex] = []
-        width, packed, views = site.in_features, (site.in_features + 7) // 8, len(FEATURES[feature])
+        width, packed, views = self.width, (self.width + 7) // 8, len(FEATURES[feature])
         self.register_buffer("weight", torch.zeros(site.out_features, width, device=device))
         self.register_buffer("permutation", permutation.to(device))
+        self.register_buffer("kept", None if kept is None else kept.to(device))
         self.register_buffer("background", torch.zeros(2, width, device=device))  # mean and last-token feature
         self.register_buffer("masks", torch.zeros(views, 0, packed, dtype=torch.uint8, device=device))
         self.register_buffer("owners", torch.zeros(0, dtype=torch.long, device=device))
@@ -73,13 +77,21 @@ class ResidualMemory(Gated):
             self.register_buffer("written", torch.zeros(0, packed, dtype=torch.uint8, device=device))
             self.register_buffer("home", torch.zeros(0, dtype=torch.long, device=device))
 
+    def weights(self) -> int:
+        """Those of W_m."""
+        return self.weight.numel()
+
+    def read(self, a: Tensor) -> Tensor:
+        """The features that are used: (batch, seq, ff) -> (batch, seq, width)."""
+        return a if self.kept is None else a[..., self.kept]
+
     def features(self, a: Tensor) -> Tensor:
-        """The mean over the prompt and the last prompt token of each row: (batch, seq, ff) -> (batch, 2, ff)."""
-        a = a.float()
+        """The mean over the prompt and the last prompt token of each row: (batch, seq, ff) -> (batch, 2, width)."""
+        a = self.read(a).float()
         return torch.stack([self.routing.over_prompt(a), self.routing.last_of_prompt(a)], dim=1)
 
     def mask(self, features: Tensor) -> Tensor:
-        """The TopHash masks of each row's prompt, packed: (batch, 2, ff) -> (views, batch, bytes)."""
+        """The TopHash masks of each row's prompt, packed: (batch, 2, width) -> (views, batch, bytes)."""
         centred = features - self.background
         z = {
             "blend": F.normalize(centred, dim=-1).sum(dim=1),
@@ -99,7 +111,7 @@ class ResidualMemory(Gated):
 
     def corrected(self, shared: Tensor) -> Tensor:
         """R' of a number of shared features."""
-        return (shared / self.active - self.chance) / max(1 - self.chance, 1 / self.site.in_features)
+        return (shared / self.active - self.chance) / max(1 - self.chance, 1 / self.width)
 
     def exact(self) -> float:
         """The score from which on a prompt is the stored one itself."""
@@ -135,7 +147,7 @@ class ResidualMemory(Gated):
         if len(self.owners) < MANY or self.masks.device.type != "cpu" or torch.compiler.is_compiling():
             return []
         if not self._indexes:
-            self._indexes = [MaskIndex.of(masks.numpy(), self.site.in_features) for masks in self.masks]
+            self._indexes = [MaskIndex.of(masks.numpy(), self.width) for masks in self.masks]
         return self._indexes
 
     def decide(self, a: Tensor, y: Tensor) -> Decision:
@@ -160,5 +172,5 @@ class ResidualMemory(Gated):
     def correct(self, a: Tensor, y: Tensor, decision: Decision) -> Tensor:
         """W a + W_m (m * a), with the stored mask m of each row."""
         assert decision.pick is not None
-        m = unpack(self.through(decision.pick), self.site.in_features)
-        return add(y, F.linear(a.to(self.weight.dtype) * m[:, None], self.weight))
+        m = unpack(self.through(decision.pick), self.width)
+        return add(y, F.linear(self.read(a).to(self.weight.dtype) * m[:, None], self.weight))

@@ -9,7 +9,8 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from errata.errors import BadRecord, DamagedFile, UsageError
+from errata import methods
+from errata.errors import BadRecord, DamagedFile, UnknownName, UsageError
 from errata.metrics import HEADLINE
 
 PROTOCOL = 1
@@ -75,9 +76,13 @@ class Row:
 
     @property
     def key(self) -> str:
-        """What makes two rows the same measurement: the protocol in full, without when and where it was run."""
-        names = ("method", "options", "model", "data", "edits", "stream", "seed", "batch_size", "chunks", "protocol")
+        """What makes two rows the same measurement: the protocol in full, without when and where it was run.
+
+        An option at its default is left out, so that rows from before a method had an option are still known.
+        """
+        names = ("method", "model", "data", "edits", "stream", "seed", "batch_size", "chunks", "protocol")
         identity: dict[str, Any] = {name: getattr(self, name) for name in names}
+        identity["options"] = chosen(self.method, self.options)
         made_of = ("base_fingerprint", "dtype", "data_sha256", "irrelevant_sha256")
         identity |= {name: self.provenance.get(name) for name in made_of}
         content = json.dumps(_finite(identity, "", {}, digits=None), sort_keys=True, default=str)
@@ -95,6 +100,15 @@ class Row:
             for name, value in asdict(self).items()
         }
         return record | {"nulls": nulls}
+
+
+def chosen(method: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that are not at the method's defaults; all of them for a method that is not there."""
+    try:
+        usual = {f.name: f.default for f in fields(methods.find(method))}
+    except UnknownName:
+        usual = {}
+    return {name: value for name, value in options.items() if name not in usual or value != usual[name]}
 
 
 def from_record(record: Mapping[str, Any], path: Path = Path("<record>"), line: int = 1) -> Row:

@@ -179,14 +179,14 @@ class Bench:
         return Step("edit", 0, 0, tuple(batch), tuple(receipts), failed, tuple(immediate(model, batch)))
 
     def _sample(self, model: EditedModel, edits: Sequence[Edit], log: Log) -> Sample:
-        sites = {memory.site.path: memory.site for memory in model.memories.values()}
+        sites = {memory.site.path: memory for memory in model.memories.values()}
         return Sample(
             measure(model, edits, self.reference, self.plan.rows_at_once),
             mean(receipt.seconds for receipt in log.receipts),
             {name: mean(hit[name] for hit in log.immediate) for name in log.immediate[0]},
             tuple(edit.id for edit in log.failed),
             model.nbytes(),
-            sum(site.in_features * site.out_features for site in sites.values()) / 1e6,
+            sum(memory.weights() for memory in sites.values()) / 1e6,
             ", ".join(sites) or None,
         )
 

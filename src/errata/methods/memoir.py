@@ -41,7 +41,10 @@ class Memoir(Editor):
     published_layers: ClassVar[dict[tuple[str, int], int]] = {("llama", 32): 27, ("mistral", 32): 27, ("gptj", 28): 21}
 
     active: float = 4096 / 14336
-    """N, the features an edit may use, as a fraction of the input width [released: 4096 of 14336]."""
+    """N, the features an edit may use, as a fraction of the memory's width [released: 4096 of 14336]."""
+    size: float = 1.0
+    """Share of the input features that the memory has columns for, drawn at random [paper: all]. A smaller memory holds
+    fewer edits."""
     tau: float | None = None
     """Threshold on the overlap; at -1 every prompt is answered, the ablation without conditional activation [released,
     LLaMA-3: .4 with `overlap=raw`, which is .16 here]. By default it is calibrated: as low as the irrelevant prompts
@@ -87,6 +90,7 @@ class Memoir(Editor):
 
     def __post_init__(self) -> None:
         self.check(0 < self.active <= 1, f"active={self.active}: a fraction of the width, in (0, 1]")
+        self.check(0 < self.size <= 1, f"size={self.size}: a share of the input features, in (0, 1]")
         self.check(self.feature in FEATURES, f"feature {self.feature!r}: one of {', '.join(FEATURES)}")
         self.check(self.mask in MASKS, f"mask {self.mask!r}: one of {', '.join(MASKS)}")
         self.check(self.overlap in ("corrected", "raw"), f"overlap {self.overlap!r}: one of corrected, raw")
@@ -101,11 +105,16 @@ class Memoir(Editor):
     def prepare(self, model: "EditedModel") -> None:
         """An empty memory; the background feature and the masks of the irrelevant prompts."""
         site = model.site(self)
-        order = torch.randperm(site.in_features, generator=model.sampling.generator("memoir/permutation"))
-        order = order if self.permutation else torch.arange(site.in_features)
-        active = max(1, round(self.active * site.in_features))
-        apart = self.prefixed or self.mask != "top_hash"
-        memory = ResidualMemory(site, active, self.feature, order, model.device, raw=self.overlap == "raw", apart=apart)
+        width, kept = max(1, round(self.size * site.in_features)), None
+        if width < site.in_features:
+            drawn = torch.randperm(site.in_features, generator=model.sampling.generator("memoir/kept"))
+            kept = drawn[:width].sort().values
+        order = torch.randperm(width, generator=model.sampling.generator("memoir/permutation"))
+        order = order if self.permutation else torch.arange(width)
+        memory = ResidualMemory(
+            site, max(1, round(self.active * width)), self.feature, order, model.device, raw=self.overlap == "raw",
+            apart=self.prefixed or self.mask != "top_hash", kept=kept,
+        )  # fmt: skip
         model.install(self.name, memory)
         prompts = [probe.prompt for probe in model.sampling.irrelevant]
         features = torch.cat([memory.features(a) for a, _, _ in model.read(memory, prompts)])
@@ -134,14 +143,14 @@ class Memoir(Editor):
             features = batch.whole.each(memory.features(batch.whole.suffix.a))
         masks = [memory.mask(own[: None if self.prefixed else 1]) for own in features]
         written = [self._written(model, memory, mask[:, :1], index + e) for e, mask in enumerate(masks)]
-        through = unpack(torch.stack(written), memory.site.in_features)
+        through = unpack(torch.stack(written), memory.width)
         columns = [own.nonzero().squeeze(1) for own in through]
         lr, clip = self._step_size(model, memory)
 
         @cache
         def inputs(part: Part) -> list[tuple[int, Tensor]]:
             own, dtype = zip(part.edits, part.each(part.suffix.a), strict=True), memory.weight.dtype
-            return [(e, a[..., columns[e]].to(dtype)) for e, a in own]
+            return [(e, memory.read(a)[..., columns[e]].to(dtype)) for e, a in own]
 
         def logits(part: Part, w: Sequence[Tensor]) -> Tensor:
             return part.suffix.logits(lambda _, y: add(y, torch.cat([F.linear(a, w[e]) for e, a in inputs(part)])))
@@ -185,7 +194,7 @@ class Memoir(Editor):
             return memory.through(known[0, 0])
         if self.mask == "top_hash":
             return mask[0, 0]
-        width, generator = memory.site.in_features, model.sampling.generator("memoir/mask", index)
+        width, generator = memory.width, model.sampling.generator("memoir/mask", index)
         columns = torch.randperm(width, generator=generator)[: memory.active].to(mask.device)
         return pack(torch.zeros(width, dtype=torch.bool, device=mask.device).index_fill(0, columns, value=True))
 
