@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from errata.batch import Batch, added, answers, distinct, together
+from errata.batch import Batch, added, answers, around, distinct
 from errata.edit import Edit
 from errata.errors import BadOption
 from errata.memory import Delta
@@ -61,26 +61,22 @@ def test_what_has_the_same_key_comes_in_different_runs_and_in_order() -> None:
     assert distinct([]) == [[]]
 
 
+START, COLUMNS = torch.tensor([[1.0, 2.0, 3.0]]), (torch.tensor([0, 1]), torch.tensor([1, 2]))
+SHIFTS = [torch.tensor([[0.1, 0.5]]), torch.tensor([[-1.0, -2.7]])]
+
+
 def test_shifts_add_up_where_columns_are_shared() -> None:
-    start, columns = torch.tensor([[1.0, 2.0, 3.0]]), [torch.tensor([0, 1]), torch.tensor([1, 2])]
-    w = [torch.tensor([[1.1, 2.5]]), torch.tensor([[1.0, 0.3]])]
-    found = added(start, columns, w)
-    torch.testing.assert_close(found, torch.tensor([[1.1, 1.5, 0.3]]))
-    assert torch.equal(found[:, [0, 2]], torch.tensor([[1.1, 0.3]])), "what one edit alone has is its own, bit for bit"
-    assert torch.equal(start, torch.tensor([[1.0, 2.0, 3.0]]))
-    assert torch.equal(added(start, columns[:1], w[:1]), torch.tensor([[1.1, 2.5, 3.0]]))
+    torch.testing.assert_close(added(START, COLUMNS, SHIFTS), torch.tensor([[1.1, 1.5, 0.3]]))
+    torch.testing.assert_close(added(START, COLUMNS[:1], SHIFTS[:1]), torch.tensor([[1.1, 2.5, 3.0]]))
+    assert torch.equal(START, torch.tensor([[1.0, 2.0, 3.0]])), "the weight itself is left as it is"
 
 
-def test_an_edit_sees_the_shifts_of_the_others_and_moves_its_own_columns_alone() -> None:
-    start, columns = torch.tensor([[1.0, 2.0, 3.0]]), [torch.tensor([0, 1]), torch.tensor([1, 2])]
-    w = [torch.tensor([[1.1, 2.5]], requires_grad=True), torch.tensor([[1.0, 0.3]], requires_grad=True)]
-    seen = together(start, columns, w)
-    torch.testing.assert_close(seen[0].detach(), torch.tensor([[1.1, 1.5]]))
-    torch.testing.assert_close(seen[1].detach(), torch.tensor([[1.5, 0.3]]))
-    mine, others = torch.autograd.grad(seen[0].square().sum(), w, allow_unused=True)
-    torch.testing.assert_close(mine, torch.tensor([[2.2, 3.0]]))
-    assert others is None
-    assert together(start, columns[:1], w[:1])[0] is w[0]
+def test_beside_its_own_shift_an_edit_sees_those_of_the_others() -> None:
+    seen = around(START, COLUMNS, lambda: SHIFTS)
+    torch.testing.assert_close(seen[0], torch.tensor([[1.0, 1.0]]))
+    torch.testing.assert_close(seen[1], torch.tensor([[2.5, 3.0]]))
+    alone = around(START, COLUMNS[:1], lambda: pytest.fail("an edit alone has no need of its shift"))
+    assert torch.equal(alone[0], torch.tensor([[1.0, 2.0]]))
 
 
 def test_a_target_is_answered_where_the_first_row_says_all_of_it() -> None:

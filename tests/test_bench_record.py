@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import pytest
 
@@ -57,9 +57,10 @@ def test_the_key_is_the_protocol_and_not_the_result():
 
 def test_a_row_from_before_a_method_had_an_option_is_known_again():
     row = a_row(method="memoir", options={"steps": 50})
-    usual = {f.name: f.default for f in fields(methods.find("memoir"))}
-    assert replace(row, options=usual | {"steps": 50}).key == row.key
-    assert replace(row, options=usual | {"steps": 50, "size": 0.5}).key != row.key
+    usual = methods.make("memoir").options() | methods.find("memoir").unsaid | {"steps": 50}
+    assert replace(row, options=usual).key == row.key
+    assert replace(row, options=usual | {"size": 0.5}).key != row.key
+    assert replace(row, options=usual | {"protect": 3.0}).key != row.key, "which is the default, and was not before"
     assert replace(row, method="a plug-in that is gone").key != row.key
 
 

@@ -46,9 +46,9 @@ def written(model: EditedModel, edit: int) -> torch.Tensor:
     return unpack(found.through(torch.tensor(edit)), found.site.in_features)
 
 
-def test_the_default_stores_nothing_more_than_it_did() -> None:
+def test_nothing_is_stored_by_default_that_only_an_ablation_needs() -> None:
     assert set(memory(edited("memoir", "llama")).tensors()) == {
-        "weight", "permutation", "background", "masks", "owners", "irrelevant", "noise", "threshold"
+        "weight", "permutation", "background", "masks", "owners", "irrelevant", "noise", "threshold", "moment"
     }  # fmt: skip
 
 

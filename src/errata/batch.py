@@ -89,23 +89,20 @@ def distinct(keys: Sequence[Hashable]) -> list[list[int]]:
     return runs
 
 
-def added(weight: Tensor, columns: Sequence[Tensor], w: Sequence[Tensor]) -> Tensor:
-    """The weight (model, ff) after edits that each made columns (n,) of it into w (model, n): their shifts are summed.
-
-    Columns of one edit alone become its w, bit for bit.
-    """
+def added(weight: Tensor, columns: Sequence[Tensor], shifts: Sequence[Tensor]) -> Tensor:
+    """The weight (model, ff) after edits that each shifted columns (n,) of it by (model, n)."""
     new = weight.clone()
-    for own, mine in zip(columns, w, strict=True):
-        new[:, own] = mine + (new[:, own] - weight[:, own])
+    for own, shift in zip(columns, shifts, strict=True):
+        new[:, own] += shift
     return new
 
 
-def together(weight: Tensor, columns: Sequence[Tensor], w: Sequence[Tensor]) -> list[Tensor]:
-    """Each edit's columns (model, n) of the weight in which all shifts are summed; the gradient is that of its own w."""
-    if len(w) == 1:
-        return list(w)
-    now = added(weight, columns, [mine.detach() for mine in w])
-    return [now[:, own] + (mine - mine.detach()) for own, mine in zip(columns, w, strict=True)]
+def around(weight: Tensor, columns: Sequence[Tensor], shifts: Callable[[], Sequence[Tensor]]) -> list[Tensor]:
+    """What is in each edit's columns (model, n) beside its own shift: the weight, and the shifts of the others."""
+    if len(columns) == 1:
+        return [weight[:, columns[0]]]
+    now = added(weight, columns, moved := shifts())
+    return [now[:, own] - shift for own, shift in zip(columns, moved, strict=True)]
 
 
 def answers(logits: Tensor, labels: Tensor, row: Tensor) -> bool:

@@ -192,7 +192,7 @@ def build(
     return cls(
         base,
         tokenizer,
-        methods.make(settings["method"], **settings["options"]),
+        methods.make(settings["method"], **methods.recorded(settings["method"], settings["options"])),
         irrelevant=[Probe(**probe) for probe in settings["irrelevant"]],
         prefixes=settings["prefixes"],
         expected=settings["expected"],

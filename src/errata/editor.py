@@ -25,6 +25,8 @@ class Editor(ABC):
     """(model type, number of blocks) -> the layer that the paper or its code uses for that model."""
     search: ClassVar[dict[str, tuple[object, ...]]] = {}
     """Option -> the values that `errata tune` tries for it; the default is always tried."""
+    unsaid: ClassVar[dict[str, object]] = {}
+    """Option -> what a record made before there was such an option means, where that is not today's default."""
     waives: ClassVar[dict[str, str]] = {}
     """Promises of the conformance suite that the method cannot make, each with the reason."""
 

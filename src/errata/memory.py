@@ -44,7 +44,7 @@ class Memory(nn.Module, ABC):
         return sum(t.numel() * t.element_size() for t in self.buffers())
 
     def weights(self) -> int:
-        """Weights of the matrix that edits share: the measure of how many may fit. That of the map beside it, in general."""
+        """Weights of the matrix that edits share: the measure of how many may fit. The map's, in general."""
         return self.site.in_features * self.site.out_features
 
     def tensors(self) -> dict[str, Tensor]:

@@ -33,7 +33,8 @@ class ResidualMemory(Gated):
 
     Its width is that of the site's input, or the number of `kept` features of it. It is read through the masks of the
     first view; or, where edits have several masks or `apart` ones to write through, through those in `written`
-    (edits, width bits), of which `home` (masks,) says whose is whose.
+    (edits, width bits), of which `home` (masks,) says whose is whose. `moment` (width, width), where there is one, is K K^T
+    of what its edits read.
     """
 
     weight: Tensor
@@ -47,12 +48,16 @@ class ResidualMemory(Gated):
     threshold: Tensor
     written: Tensor
     home: Tensor
+    moment: Tensor | None
 
     def __init__(
         self, site: Site, active: int, feature: str, permutation: Tensor, device: torch.device, *, raw: bool = False,
-        apart: bool = False, kept: Tensor | None = None,
+        apart: bool = False, kept: Tensor | None = None, protected: bool = False,
     ) -> None:  # fmt: skip
-        """`raw`: overlaps are scored as they are, not corrected for chance. `kept`: the input features that are used."""
+        """`raw`: overlaps are scored as they are, not corrected for chance. `kept`: the input features that are used.
+
+        `protected`: there is a `moment`.
+        """
         super().__init__(site)
         self.active, self.feature, self.apart = active, feature, apart
         self.width = len(permutation)
@@ -73,6 +78,7 @@ class ResidualMemory(Gated):
             "noise", torch.zeros(views, 0, device=device)
         )  # the best score of each irrelevant prompt so far
         self.register_buffer("threshold", torch.ones(views, device=device))
+        self.register_buffer("moment", torch.zeros(width, width, device=device) if protected else None)
         if apart:
             self.register_buffer("written", torch.zeros(0, packed, dtype=torch.uint8, device=device))
             self.register_buffer("home", torch.zeros(0, dtype=torch.long, device=device))

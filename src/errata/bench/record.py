@@ -105,10 +105,10 @@ class Row:
 def chosen(method: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """The options that are not at the method's defaults; all of them for a method that is not there."""
     try:
-        usual = {f.name: f.default for f in fields(methods.find(method))}
+        usual = methods.make(method).options()
     except UnknownName:
-        usual = {}
-    return {name: value for name, value in options.items() if name not in usual or value != usual[name]}
+        return dict(options)
+    return {name: value for name, value in methods.recorded(method, options).items() if value != usual.get(name, ...)}
 
 
 def from_record(record: Mapping[str, Any], path: Path = Path("<record>"), line: int = 1) -> Row:

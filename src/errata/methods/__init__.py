@@ -1,5 +1,7 @@
 """The methods, one file each, found by file name; others come from the entry-point group `errata.methods`."""
 
+from collections.abc import Mapping
+from dataclasses import fields
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -33,6 +35,12 @@ def find(name: str) -> "type[Editor]":
 def make(name: str, **options: Any) -> "Editor":
     """An editor by name, with these hyper-parameters."""
     return find(name).with_options(options)
+
+
+def recorded(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """All options of a method as a record of them was meant, which may be older than some of them."""
+    editor = find(name)
+    return {f.name: f.default for f in fields(editor)} | editor.unsaid | dict(options)
 
 
 @cache

@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from errata.batch import Batch, Part, added, answers, distinct, together
+from errata import protection
+from errata.batch import Batch, Part, added, answers, around, distinct
 from errata.edit import Edit
 from errata.editor import Editor
 from errata.fitting import OPTIMIZERS, Stop, Trace, fit_each
@@ -39,6 +40,7 @@ class Memoir(Editor):
     name: ClassVar[str] = "memoir"
     depth: ClassVar[float] = 27 / 31
     published_layers: ClassVar[dict[tuple[str, int], int]] = {("llama", 32): 27, ("mistral", 32): 27, ("gptj", 28): 21}
+    unsaid: ClassVar[dict[str, object]] = {"protect": 0.0}
 
     active: float = 4096 / 14336
     """N, the features an edit may use, as a fraction of the memory's width [released: 4096 of 14336]."""
@@ -85,6 +87,9 @@ class Memoir(Editor):
     """Whether the end of the text is learnt with the target, so that the model says it and stops [released: no]."""
     loss: float = 0.005
     """Stop at this loss [released: 0.02]. A lower one leaves a margin that later edits may eat into."""
+    protect: float = 3.0
+    """How firmly an edit leaves alone what earlier ones read through its columns (`errata.protection`), without which
+    they are overwritten as edits come; takes a matrix of (ff, ff). 0: not at all [paper]."""
     weight_decay: float = 0.0
     """Decay of all of W_m at every step. The released 1e-5 shrinks a memory to a fraction over a long stream."""
 
@@ -99,6 +104,7 @@ class Memoir(Editor):
             "mask=random is found by its own prompt alone, so it goes with neither tau nor prefixed",
         )
         self.check(self.optimizer in OPTIMIZERS, f"optimizer {self.optimizer!r}: one of {', '.join(OPTIMIZERS)}")
+        self.check(self.protect >= 0, f"protect={self.protect}: not negative")
         self.check(self.tries >= 1, f"tries={self.tries}: at least 1")
         self.check(0 <= self.spill < 1, f"spill={self.spill}: a share, in [0, 1)")
 
@@ -113,7 +119,7 @@ class Memoir(Editor):
         order = order if self.permutation else torch.arange(width)
         memory = ResidualMemory(
             site, max(1, round(self.active * width)), self.feature, order, model.device, raw=self.overlap == "raw",
-            apart=self.prefixed or self.mask != "top_hash", kept=kept,
+            apart=self.prefixed or self.mask != "top_hash", kept=kept, protected=self.protect > 0,
         )  # fmt: skip
         model.install(self.name, memory)
         prompts = [probe.prompt for probe in model.sampling.irrelevant]
@@ -146,28 +152,43 @@ class Memoir(Editor):
         through = unpack(torch.stack(written), memory.width)
         columns = [own.nonzero().squeeze(1) for own in through]
         lr, clip = self._step_size(model, memory)
+        moment, roots = self._protected(
+            memory, batch, columns, [bool(memory.known(mask[:, :1]).any()) for mask in masks]
+        )
 
         @cache
-        def inputs(part: Part) -> list[tuple[int, Tensor]]:
-            own, dtype = zip(part.edits, part.each(part.suffix.a), strict=True), memory.weight.dtype
-            return [(e, memory.read(a)[..., columns[e]].to(dtype)) for e, a in own]
+        def inputs(part: Part) -> list[tuple[int, Tensor, Tensor]]:
+            """Of each edit what its columns are given, m * a, and what its V is given, m * a R: (rows, seq, n)."""
+            found = []
+            for e, a in zip(part.edits, part.each(part.suffix.a), strict=True):
+                own, r = memory.read(a)[..., columns[e]].to(memory.weight.dtype), roots[e]
+                found.append((e, own, own if r is None else own @ r))
+            return found
 
-        def logits(part: Part, w: Sequence[Tensor]) -> Tensor:
-            return part.suffix.logits(lambda _, y: add(y, torch.cat([F.linear(a, w[e]) for e, a in inputs(part)])))
+        def logits(part: Part, weight: Tensor, v: Sequence[Tensor]) -> Tensor:
+            beside = around(weight, columns, lambda: shifts(v))
+            return part.suffix.logits(
+                lambda _, y: add(y, torch.cat([F.linear(a, beside[e]) + F.linear(b, v[e]) for e, a, b in inputs(part)]))
+            )
+
+        def shifts(v: Sequence[Tensor]) -> list[Tensor]:
+            """V R^T, how far each edit has moved its columns."""
+            return [own.detach() if r is None else own.detach() @ r.T for own, r in zip(v, roots, strict=True)]
 
         def learnt(weight: Tensor, todo: Sequence[int], lr: float) -> tuple[Tensor, list[Trace]]:
-            w = [weight[:, own].clone().requires_grad_() for own in columns]
+            v = [torch.zeros_like(weight[:, own]).requires_grad_() for own in columns]
 
             def nll(moving: Sequence[int]) -> Tensor:
                 wanted = [todo[i] for i in moving]
                 part = batch.part(wanted)
-                return part.losses(logits(part, together(weight, columns, w)), target_nll, wanted)
+                return part.losses(logits(part, weight, v), target_nll, wanted)
 
-            problems = [[w[e]] for e in todo]
+            problems = [[v[e]] for e in todo]
             stop = Stop(self.loss)
             traces = fit_each(problems, nll, steps=self.steps, lr=lr, optimizer=self.optimizer, clip=clip, stop=stop)
-            return added(weight, columns, [own.detach() for own in w]), traces
+            return added(weight, columns, shifts(v)), traces
 
+        unmoved = [torch.zeros_like(memory.weight[:, own]) for own in columns]
         weight, todo = memory.weight, list(range(len(edits)))
         losses: list[list[float]] = [[] for _ in edits]
         for again in range(self.tries):
@@ -175,17 +196,38 @@ class Memoir(Editor):
             for e, trace in zip(todo, traces, strict=True):
                 losses[e] = losses[e][:-1] + list(trace.losses)
             with torch.no_grad():
-                said = batch.whole.targets(logits(batch.whole, [weight[:, own] for own in columns]))
+                said = batch.whole.targets(logits(batch.whole, weight, unmoved))
             if not (todo := [e for e, answer in enumerate(said) if not answers(*answer)]):
                 break
         traces = [Trace(tuple(own)) for own in losses]
         if self.weight_decay:
             outside = ~through.any(dim=0)
             weight[:, outside] *= (1 - self.lr * self.weight_decay) ** sum(trace.steps for trace in traces)
-        memory.put({"weight": weight})
+        memory.put({"weight": weight} | ({} if moment is None else {"moment": moment}))
         for e, (mask, own) in enumerate(zip(masks, written, strict=True)):
             memory.put(self._remember(memory, mask, own, index + e))
         return traces
+
+    def _protected(
+        self, memory: ResidualMemory, batch: Batch, columns: Sequence[Tensor], again: Sequence[bool]
+    ) -> tuple[Tensor | None, list[Tensor | None]]:
+        """The moment with these edits in it; and of each edit R (n, n), which protects all others, those beside it too.
+
+        What an edit's prompt had been taught before (`again`) is not protected from it.
+        """
+        if memory.moment is None:
+            return None, [None] * len(columns)
+        moment, rows = memory.moment.clone(), batch.whole.rows
+        where = (batch.whole.each(of) for of in (batch.whole.suffix.a, rows.attention.bool(), rows.prompt))
+        seen = []
+        for a, there, prompt, own, known in zip(*where, columns, again, strict=True):
+            a, square = memory.read(a)[..., own].float(), (own[:, None], own)
+            if known:
+                moment[square] -= protection.second_moment(a[prompt], len(a))
+            keys = a[there]
+            seen.append((square, keys, protection.second_moment(keys, len(a))))
+            moment[square] += seen[-1][-1]
+        return moment, [protection.root(moment[square] - mine, keys, self.protect) for square, keys, mine in seen]
 
     def _written(self, model: "EditedModel", memory: ResidualMemory, mask: Tensor, index: int) -> Tensor:
         """The mask that an edit writes through, packed (bytes,): that which its prompt has had, or a new one."""
