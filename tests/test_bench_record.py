@@ -15,7 +15,8 @@ def a_row(method="grace", edits=10, average=0.7, **more):
     scores = {"reliability": 0.9, "generalization": 0.2, "locality": 1.0, "average": average}
     known = {
         "method": method, "model": "tiny", "data": "zsre", "edits": edits, "stream": 100, "seed": 0, "batch_size": 1,
-        "chunks": 1, "options": {"lr": 1e-6, "layer": None}, "scores": {"generated_exact": scores},
+        "chunks": 1, "options": methods.recorded(method, {"lr": 1e-6, "layer": None}),
+        "scores": {"generated_exact": scores},
         "locality_by_kind": {"far": 1.0}, "perplexity": {"mean": 2.0}, "immediate": {}, "seconds_per_edit": 0.25,
         "peak_memory_mb": 100.0, "memory_bytes": 2_000_000, "edits_per_million_weights": 5.0, "scored": edits,
         "superseded": 0, "failed": 0, "failed_ids": [], "provenance": {"dtype": "float32", "time": "now"},
@@ -50,18 +51,18 @@ def test_the_key_is_the_protocol_and_not_the_result():
     assert row.key == same.key == from_record(json.loads(json.dumps(row.to_record()))).key
     changes = [
         {"method": "wise"}, {"edits": 11}, {"stream": 11}, {"seed": 1}, {"batch_size": 2}, {"chunks": 2},
-        {"options": {"lr": 2e-6, "layer": None}}, {"protocol": 2}, {"provenance": {"dtype": "bfloat16"}},
+        {"options": methods.recorded("grace", {"lr": 2e-6})}, {"protocol": 2}, {"provenance": {"dtype": "bfloat16"}},
     ]  # fmt: skip
     assert len({row.key, *(replace(row, **change).key for change in changes)}) == len(changes) + 1
 
 
-def test_a_row_from_before_a_method_had_an_option_is_known_again():
-    row = a_row(method="memoir", options={"steps": 50})
-    usual = methods.make("memoir").options() | methods.find("memoir").unsaid | {"steps": 50}
-    assert replace(row, options=usual).key == row.key
-    assert replace(row, options=usual | {"size": 0.5}).key != row.key
-    assert replace(row, options=usual | {"protect": 3.0}).key != row.key, "which is the default, and was not before"
-    assert replace(row, method="a plug-in that is gone").key != row.key
+def test_a_row_from_before_a_method_had_an_option_says_what_it_was_then():
+    then = a_row(method="memoir", options={"steps": 50}).to_record()
+    row, default = from_record(then), methods.make("memoir", steps=50)
+    assert row.options["size"] == default.size == 1.0
+    assert (row.options["protect"], default.protect) == (0.0, 3.0)
+    assert replace(row, options=default.options()).key != row.key
+    assert from_record(then | {"method": "a plug-in that is gone"}).options == {"steps": 50}
 
 
 @pytest.mark.parametrize(

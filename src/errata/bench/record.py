@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from errata import methods
-from errata.errors import BadRecord, DamagedFile, UnknownName, UsageError
+from errata.errors import BadRecord, DamagedFile, UsageError
 from errata.metrics import HEADLINE
 
 PROTOCOL = 1
@@ -76,13 +76,9 @@ class Row:
 
     @property
     def key(self) -> str:
-        """What makes two rows the same measurement: the protocol in full, without when and where it was run.
-
-        An option at its default is left out, so that rows from before a method had an option are still known.
-        """
-        names = ("method", "model", "data", "edits", "stream", "seed", "batch_size", "chunks", "protocol")
+        """What makes two rows the same measurement: the protocol in full, without when and where it was run."""
+        names = ("method", "options", "model", "data", "edits", "stream", "seed", "batch_size", "chunks", "protocol")
         identity: dict[str, Any] = {name: getattr(self, name) for name in names}
-        identity["options"] = chosen(self.method, self.options)
         made_of = ("base_fingerprint", "dtype", "data_sha256", "irrelevant_sha256")
         identity |= {name: self.provenance.get(name) for name in made_of}
         content = json.dumps(_finite(identity, "", {}, digits=None), sort_keys=True, default=str)
@@ -102,17 +98,11 @@ class Row:
         return record | {"nulls": nulls}
 
 
-def chosen(method: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that are not at the method's defaults; all of them for a method that is not there."""
-    try:
-        usual = methods.make(method).options()
-    except UnknownName:
-        return dict(options)
-    return {name: value for name, value in methods.recorded(method, options).items() if value != usual.get(name, ...)}
-
-
 def from_record(record: Mapping[str, Any], path: Path = Path("<record>"), line: int = 1) -> Row:
-    """The row that a JSON object describes. Raises `BadRecord` for a missing, unknown or mistyped field."""
+    """The row that a JSON object describes. Raises `BadRecord` for a missing, unknown or mistyped field.
+
+    Options that the method did not have then are added as it was then, so that the row is known as the same measurement.
+    """
     known = {f.name: f for f in fields(Row)}
     for name in record:
         if name not in known:
@@ -123,7 +113,7 @@ def from_record(record: Mapping[str, Any], path: Path = Path("<record>"), line: 
                 raise BadRecord(path, line, name, "is missing")
         elif not _fits(name, record[name]):
             raise BadRecord(path, line, name, f"cannot be {record[name]!r}")
-    return Row(**record)
+    return Row(**{**record, "options": methods.recorded(record["method"], record["options"])})
 
 
 def read(path: Path) -> list[Row]:

@@ -38,7 +38,12 @@ def make(name: str, **options: Any) -> "Editor":
 
 
 def recorded(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """All options of a method as a record of them was meant, which may be older than some of them."""
+    """All options of a method as a record of them was meant, which may be older than some of them.
+
+    As they are where there is no such method: the unedited model, or a plug-in that is gone.
+    """
+    if name not in names():
+        return dict(options)
     editor = find(name)
     return {f.name: f.default for f in fields(editor)} | editor.unsaid | dict(options)
 
