@@ -5,9 +5,12 @@ import json
 import pytest
 import torch
 
+import errata
 from architectures import tiny
+from errata.atlas.edits import edits
 from errata.errors import BaseMismatch, DamagedFile, NewerFormat, UsageError
 from errata.hypernetwork import MANIFEST, WEIGHTS, Hypernetwork, Rewriter, factors_of, feed_forward_maps, load, save
+from errata.methods import make
 from errata.objective import target_nll
 from test_method_checks import with_options
 from tiny import EDITS, tiny_llama
@@ -104,3 +107,11 @@ def test_files_that_cannot_be_used_are_refused_in_a_line(tmp_path):
     (tmp_path / MANIFEST).write_text("{")
     with pytest.raises(DamagedFile, match="is damaged"):
         load(tmp_path, "g", "it")
+
+
+def test_the_committed_network_makes_an_edit_of_the_atlas(root):
+    """That of `plans/atlas.toml`: it fits the model that errata ships."""
+    base, tokenizer = errata.load("atlas")
+    model = errata.EditedModel(base, tokenizer, make("mend", hypernetwork=str(root / "testbeds" / "mend-atlas")))
+    receipt = model.edit(edits("test")[0])
+    assert receipt.probability_after > 0.5 > receipt.probability_before
