@@ -98,6 +98,14 @@ def test_a_batch_of_one_is_an_edit_bit_for_bit(method: str) -> None:
     assert [receipt.edit_id for receipt in receipts] == [edit.id for edit in EDITS]
 
 
+@pytest.mark.parametrize("method", ["memoir", "grace"])
+def test_receipts_of_a_batch_say_how_each_edit_went(method: str) -> None:
+    receipts = fresh(method).edit_many(EDITS[:3], batch_size=3)
+    assert len({receipt.loss_before for receipt in receipts}) == len({receipt.loss_after for receipt in receipts}) == 3
+    first = fresh(method).edit(EDITS[0])
+    assert receipts[0].loss_before == pytest.approx(first.loss_before, rel=1e-3)
+
+
 def test_a_batch_of_nothing_is_refused() -> None:
     with pytest.raises(BadOption, match="batch_size is 0"):
         fresh("grace").edit_many(EDITS, batch_size=0)

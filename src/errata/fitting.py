@@ -56,6 +56,13 @@ class Trace(NamedTuple):
 
     losses: tuple[float, ...]
     """The loss before each step, and after the last."""
+    each: "tuple[Trace, ...]" = ()
+    """Of a batch whose edits were learnt each by itself, how each of them went; `losses` are then the last one's."""
+
+    @classmethod
+    def of_each(cls, traces: "Sequence[Trace]") -> "Trace":
+        """That of a batch of edits which were learnt each by itself."""
+        return cls(traces[-1].losses, tuple(traces))
 
     @property
     def steps(self) -> int:

@@ -279,13 +279,14 @@ class EditedModel:
             after = self.target_probability(rows)
         seconds = (time.perf_counter() - start) / len(edits)
         receipts = []
-        for edit, p, q in zip(edits, before, after, strict=True):
+        traces = trace.each or (trace,) * len(edits)
+        for edit, own, p, q in zip(edits, traces, before, after, strict=True):
             old = in_force.get(edit.prompt)
             note = ""
             if old is not None and edit.contradicts(old):
                 note = f"replaces {old.target!r}, the answer of an earlier edit of this prompt"
-            ends = trace.losses[0], trace.losses[-1]
-            receipts.append(Receipt(edit.id, name, seconds, trace.steps, *ends, p, q, old.id if old else None, note))
+            ends = own.losses[0], own.losses[-1]
+            receipts.append(Receipt(edit.id, name, seconds, own.steps, *ends, p, q, old.id if old else None, note))
         return receipts
 
     def _apply(self, edits: Sequence[Edit]) -> tuple[str, Trace]:

@@ -130,10 +130,11 @@ class Grace(Editor):
         traces: list[Trace] = []
         for run in distinct(places):  # a key that was met before goes on from the value that it has
             at = torch.tensor([places[i] for i in run], device=book["values"].device)
-            values, traces = self._trained(memory, batch, run, book["values"][at])
+            values, learnt = self._trained(memory, batch, run, book["values"][at])
+            traces += learnt
             book["values"] = book["values"].index_copy(0, at, values)
         memory.put(book)
-        return traces[-1]
+        return Trace.of_each(traces)
 
     def _trained(
         self, memory: Codebook, batch: Batch, edits: Sequence[int], values: Tensor

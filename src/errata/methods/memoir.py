@@ -132,9 +132,9 @@ class Memoir(Editor):
         """Write each edit through its own mask, all at once, and keep the masks."""
         index, traces = len(model.history) - len(edits), list[Trace]()
         for run in distinct([edit.prompt for edit in edits]):
-            traces = self._edit_together(model, [edits[i] for i in run], index)
+            traces += self._edit_together(model, [edits[i] for i in run], index)
             index += len(run)
-        return traces[-1]
+        return Trace.of_each(traces)
 
     def _edit_together(self, model: "EditedModel", edits: Sequence[Edit], index: int) -> list[Trace]:
         """Each edit learns its own columns of W_m, beside the shifts that the others make meanwhile; these are added up.
