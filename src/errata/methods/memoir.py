@@ -73,7 +73,7 @@ class Memoir(Editor):
     optimizer: str = "adalayer"
     """`adalayer`, which learns rare words as fast as common ones and overwrites little; `adam`, which overwrites more; or
     `sgd` [released, with lr=1 clip=1 tries=1 loss=0.02 end=false]."""
-    lr: float = 0.02
+    lr: float = 0.05
     """Learning rate."""
     tries: int = 3
     """While the prompt itself is not answered with the target, so many times `steps` are made, with four times the
@@ -85,11 +85,12 @@ class Memoir(Editor):
     others, so that the same values do for layers of any scale; `false` takes them as they are [released]."""
     end: bool = True
     """Whether the end of the text is learnt with the target, so that the model says it and stops [released: no]."""
-    loss: float = 0.005
-    """Stop at this loss [released: 0.02]. A lower one leaves a margin that later edits may eat into."""
+    loss: float = 0.02
+    """Stop at this loss [released]. A lower one leaves a margin that later edits may eat into, if they are let."""
     protect: float = 3.0
     """How firmly an edit leaves alone what earlier ones read through its columns (`errata.protection`), without which
-    they are overwritten as edits come; takes a matrix of (ff, ff). 0: not at all [paper]."""
+    they are overwritten as edits come; takes a matrix of (ff, ff). 0: not at all [paper]; `lr=0.02 loss=0.005` then
+    overwrite less."""
     weight_decay: float = 0.0
     """Decay of all of W_m at every step. The released 1e-5 shrinks a memory to a fraction over a long stream."""
 
