@@ -184,12 +184,13 @@ def test_earlier_rows_are_not_counted_again_and_tell_the_time():
     assert (other.found, other.unknown) == (0, ("grace",)), "another model tells nothing of this one"
 
 
-def test_the_second_moments_of_locate_then_edit_count_for_every_layer():
+def test_second_moments_count_those_of_locate_then_edit_for_every_layer():
     base = tiny_llama(layers=2)  # its site is a matrix of 64 x 32
     sizes = {
         name: estimate([Plan(base, None, make(name), "tiny", "four", EDITS)]).editing_bytes
-        for name in ("grace", "rome", "memit")
+        for name in ("grace", "memoir", "rome", "memit")
     }
     assert sizes == {
-        "grace": 4 * 4 * 64 * 32, "rome": 4 * 4 * 64 * 32 + 16 * 64**2, "memit": 4 * 4 * 64 * 32 + 5 * 16 * 64**2
+        "grace": 4 * 4 * 64 * 32, "memoir": 4 * 4 * 64 * 32 + 8 * 64**2, "rome": 4 * 4 * 64 * 32 + 16 * 64**2,
+        "memit": 4 * 4 * 64 * 32 + 5 * 16 * 64**2
     }  # fmt: skip

@@ -8,6 +8,7 @@ from torch import nn
 from errata.bench.plan import Plan, Run
 from errata.bench.record import Row
 from errata.locate import LocateThenEdit
+from errata.methods.memoir import Memoir
 from errata.metrics import mean
 from errata.sites import find_sites
 from errata.spread import SpreadEdit
@@ -91,10 +92,12 @@ def _weights(base: nn.Module, bytes_per_weight: int | None) -> int:
 
 
 def _editing(plan: Plan) -> int:
-    """Bytes that a method takes beside the weights: copies of a matrix, or second moments in float64."""
+    """Bytes that a method takes beside the weights: copies of a matrix, or second moments."""
     if plan.editor is None:
         return 0
     site = max(find_sites(plan.base), key=lambda site: site.in_features * site.out_features)
     layers = (plan.editor.spread or RELEASED_SPREAD) if isinstance(plan.editor, SpreadEdit) else 1
     moments = 2 * 8 * site.in_features**2 * layers if isinstance(plan.editor, LocateThenEdit) else 0
+    if isinstance(plan.editor, Memoir) and plan.editor.protect:
+        moments = 2 * 4 * site.in_features**2
     return moments + COPIES * 4 * site.in_features * site.out_features
