@@ -1,7 +1,8 @@
 """Write the tables of README.md and docs/results.md, and all of docs/evidence.md, anew from the committed results.
 
 A table stands between `<!-- table: NAME -->` and `<!-- end -->`; NAME is a folder of benchmarks/results, then perhaps
-a scorer: `zsre-100 teacher_forced_token`. With --check nothing is written, and the exit code is 1 where a file differs.
+a scorer and the T to show: `atlas teacher_forced_token T=100`. With --check nothing is written, and the exit code is 1
+where a file differs.
 """
 
 import argparse
@@ -14,9 +15,12 @@ from errata.bench.report import Report, gather
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = ("README.md", "docs/results.md")
+PAGES = ("README.md", "docs/results.md", "docs/field.md")
 EVIDENCE = "docs/evidence.md"
-BLOCK = re.compile(r"(<!-- table: (?P<name>\S+)(?: (?P<scorer>\S+))? -->\n).*?(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(
+    r"(?P<begin><!-- table: (?P<name>\S+)(?: (?P<scorer>[a-z_]+))?(?: T=(?P<edits>\d+))? -->\n).*?(?P<end><!-- end -->)",
+    re.DOTALL,
+)
 
 
 def rendered(text: str) -> str:
@@ -24,7 +28,8 @@ def rendered(text: str) -> str:
 
     def table(found: re.Match[str]) -> str:
         rows = record.read(RESULTS / found["name"])
-        return f"{found[1]}\n{markdown(rows, found['scorer'] or 'generated_exact')}\n\n{found[4]}"
+        rows = [row for row in rows if found["edits"] in (None, str(row.edits))]
+        return f"{found['begin']}\n{markdown(rows, found['scorer'] or 'generated_exact')}\n\n{found['end']}"
 
     return BLOCK.sub(table, text)
 
