@@ -1,13 +1,14 @@
 """Steps that leave alone what earlier edits read."""
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 
 from architectures import tiny
-from errata.errors import BadOption
+from errata.errors import BadOption, EditFailed
 from errata.methods import make
 from errata.model import EditedModel
 from errata.protection import root, second_moment
@@ -60,6 +61,12 @@ def test_a_moment_that_rounding_has_spoiled_still_has_a_root() -> None:
 def test_the_moment_of_several_wordings_is_that_of_one() -> None:
     once = keys(4, 6)
     torch.testing.assert_close(second_moment(once.repeat(3, 1), 3), second_moment(once, 1))
+
+
+@pytest.mark.parametrize("moment", [-10 * torch.eye(4), torch.full((4, 4), torch.nan)])
+def test_what_is_no_moment_fails_the_edit_in_a_line(moment: torch.Tensor) -> None:
+    with pytest.raises(EditFailed, match="not positive; try protect=0"):
+        root(moment, keys(2, 4), 3.0)
 
 
 # -- in MEMOIR ---------------------------------------------------------------------------------------------------------
@@ -116,6 +123,16 @@ def test_what_a_prompt_was_taught_before_is_not_protected_from_its_new_target() 
     again = model.edit(replace(EDITS[0], target="Sondo"))
     assert model.answer([EDITS[0].prompt])[0].startswith("Sondo")
     assert again.steps <= 2 * first.steps
+
+
+def test_prompts_that_share_a_mask_are_not_taken_for_one_another() -> None:
+    """With all features in every mask, only the prompt itself says whether it was met before."""
+    model = with_options("memoir", active=1.0, tau=0.0, protect=100.0)
+    diagonals = []
+    for edit in EDITS:
+        model.edit(edit)
+        diagonals.append(memory_of(model, ResidualMemory).moment.diagonal())
+    assert all((later >= sooner).all() for sooner, later in pairwise(diagonals))
 
 
 def test_an_edit_is_kept_from_all_others_those_of_its_batch_too(monkeypatch: pytest.MonkeyPatch) -> None:

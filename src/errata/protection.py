@@ -13,6 +13,8 @@ serves an optimiser: W = W_0 + V R^T with R R^T = (I + p K K^T)^-1 moves so when
 import torch
 from torch import Tensor
 
+from errata.errors import EditFailed
+
 
 def second_moment(keys: Tensor, rows: int) -> Tensor:
     """K K^T of the tokens of `rows` wordings of one edit, as of one wording: (tokens, n) -> (n, n)."""
@@ -23,11 +25,13 @@ def root(moment: Tensor, keys: Tensor, p: float) -> Tensor:
     """R (n, n), upper triangular, with R R^T = (I + p `moment` / e)^-1.
 
     `moment` (n, n) is K K^T of earlier edits; e, the mean |k|^2 of the new edit's own `keys` (tokens, n), makes p a number
-    without units.
+    without units. Raises `EditFailed` for a moment that is none: not positive, or not finite.
     """
     energy = keys.square().sum(1).mean().clamp(min=torch.finfo(keys.dtype).tiny)
     ridge = moment * (p / energy)
     eye = torch.eye(len(moment), dtype=moment.dtype, device=moment.device)
     rounding = len(moment) * torch.finfo(moment.dtype).eps * ridge.diagonal().amax()
-    factor = torch.linalg.cholesky(ridge + eye * (1 + rounding))
+    factor, failed = torch.linalg.cholesky_ex(ridge + eye * (1 + rounding))
+    if failed:
+        raise EditFailed("what earlier edits read cannot be protected: its moment is not positive; try protect=0")
     return torch.linalg.solve_triangular(factor, eye, upper=False).T

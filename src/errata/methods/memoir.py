@@ -153,9 +153,12 @@ class Memoir(Editor):
         through = unpack(torch.stack(written), memory.width)
         columns = [own.nonzero().squeeze(1) for own in through]
         lr, clip = self._step_size(model, memory)
-        moment, roots = self._protected(
-            memory, batch, columns, [bool(memory.known(mask[:, :1]).any()) for mask in masks]
-        )
+        taught = {edit.prompt for edit in model.history[:index]}
+        met = [
+            edit.prompt in taught and bool(memory.known(own[:, :1]).any())
+            for edit, own in zip(edits, masks, strict=True)
+        ]
+        moment, roots = self._protected(memory, batch, columns, met)
 
         @cache
         def inputs(part: Part) -> list[tuple[int, Tensor, Tensor]]:
@@ -210,18 +213,18 @@ class Memoir(Editor):
         return traces
 
     def _protected(
-        self, memory: ResidualMemory, batch: Batch, columns: Sequence[Tensor], again: Sequence[bool]
+        self, memory: ResidualMemory, batch: Batch, columns: Sequence[Tensor], met: Sequence[bool]
     ) -> tuple[Tensor | None, list[Tensor | None]]:
         """The moment with these edits in it; and of each edit R (n, n), which protects all others, those beside it too.
 
-        What an edit's prompt had been taught before (`again`) is not protected from it.
+        What a prompt that was `met` before had been taught is not protected from it.
         """
         if memory.moment is None:
             return None, [None] * len(columns)
         moment, rows = memory.moment.clone(), batch.whole.rows
         where = (batch.whole.each(of) for of in (batch.whole.suffix.a, rows.attention.bool(), rows.prompt))
         seen = []
-        for a, there, prompt, own, known in zip(*where, columns, again, strict=True):
+        for a, there, prompt, own, known in zip(*where, columns, met, strict=True):
             a, square = memory.read(a)[..., own].float(), (own[:, None], own)
             if known:
                 moment[square] -= protection.second_moment(a[prompt], len(a))
