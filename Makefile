@@ -18,7 +18,7 @@ demo: $(READY)  ## edit the small model that comes with errata: on a laptop, wit
 	$(OFFLINE) $(BIN)/errata demo
 
 test: $(READY)  ## run the tests on two cores (ARGS="-k wise" selects some)
-	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q $(ARGS)
+	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -q $(ARGS)
 
 check: $(READY)  ## lint, format, types, and which module may import which
 	$(BIN)/ruff check --output-format concise .

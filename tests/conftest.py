@@ -11,6 +11,14 @@ os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of one method on one architecture share an edited model: they are one worker's, with `--dist loadgroup`."""
+    for item in items:
+        asked = getattr(getattr(item, "callspec", None), "params", {})
+        if "method" in asked:
+            item.add_marker(pytest.mark.xdist_group(f"{asked['method']}-{asked.get('kind', 'llama')}"))
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The root of the repository."""

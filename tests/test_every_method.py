@@ -9,6 +9,7 @@ import hashlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from architectures import CORE, tiny
 from errata import methods
 from errata.edit import Edit, Probe
+from errata.editor import Receipt
 from errata.errors import EditFailed, MissingExtra
 from errata.model import EditedModel
 from tiny import EDITS, tiny_tokenizer
@@ -44,12 +46,31 @@ def fresh(method: str, kind: str = "llama", *, seed: int = 0, base: nn.Module | 
         pytest.skip(str(missing))
 
 
+class Made(NamedTuple):
+    """A tiny model with all of `EDITS`, and how it came to be."""
+
+    model: EditedModel
+    receipts: list[Receipt]
+    before: str
+    """A hash of the pretrained parameters before any edit, ..."""
+    after: str
+    """... and after them."""
+
+
 @functools.cache
+def made(method: str, kind: str) -> Made:
+    """Shared by the tests that only read: `tests/conftest.py` has one worker run them all."""
+    base = tiny(kind)
+    before = digest(base.named_parameters())
+    model = fresh(method, base=base)
+    receipts = model.edit_many(EDITS)
+    with model.lifted():
+        return Made(model, receipts, before, digest(base.named_parameters()))
+
+
 def edited(method: str, kind: str) -> EditedModel:
-    """A tiny model with all of `EDITS`. Shared by the tests that only read."""
-    model = fresh(method, kind)
-    model.edit_many(EDITS)
-    return model
+    """A tiny model with all of `EDITS`."""
+    return made(method, kind).model
 
 
 def digest(tensors: Iterator[tuple[str, Tensor]]) -> str:
@@ -94,8 +115,7 @@ def test_waived_promises_exist(method: str) -> None:
 @every_method
 def test_target_probability_rises(method: str, kind: str) -> None:
     promise("target probability", method)
-    model = fresh(method, kind)
-    receipt = model.edit(EDITS[0])
+    receipt = made(method, kind).receipts[0]
     assert receipt.probability_after is not None
     assert receipt.probability_before is not None
     assert receipt.probability_after > receipt.probability_before
@@ -104,12 +124,9 @@ def test_target_probability_rises(method: str, kind: str) -> None:
 @every_kind
 @every_method
 def test_pretrained_parameters_are_untouched(method: str, kind: str) -> None:
-    base = tiny(kind)
-    before = digest(base.named_parameters())
-    model = fresh(method, base=base)
-    model.edit(EDITS[0])
-    assert digest(model.detach().named_parameters()) == before
-    assert all(parameter.grad is None for parameter in base.parameters())
+    model, _, before, after = made(method, kind)
+    assert after == before
+    assert all(parameter.grad is None for parameter in model.base.parameters())
 
 
 @every_kind
@@ -149,11 +166,9 @@ def test_unrelated_prompts_are_bit_identical_to_the_base(method: str, kind: str)
 @every_method
 def test_first_edit_still_holds_after_the_last(method: str, kind: str) -> None:
     promise("first edit held", method)
-    model, alone = edited(method, kind), fresh(method, kind)
-    alone.edit(EDITS[0])
+    model = edited(method, kind)
     rows = model.tokens.rows([(EDITS[0].prompt, EDITS[0].target)])
-    with alone.lifted():
-        untouched = alone.target_probability(rows)[0]
+    untouched = EditedModel(tiny(kind), tiny_tokenizer()).target_probability(rows)[0]
     assert model.target_probability(rows)[0] > untouched
 
 

@@ -11,7 +11,7 @@ from errata.errors import BadOption
 from errata.masks import overlaps, unpack
 from errata.memory import Delta
 from errata.methods import make
-from errata.methods.grace import Codebook, place_key
+from errata.methods.grace import Codebook, nearest, place_key, squares
 from errata.model import EditedModel
 from errata.residual_memory import ResidualMemory
 from errata.side_memory import SideMemory
@@ -197,7 +197,7 @@ def test_grace_with_no_radius_is_an_exact_match_memory() -> None:
 
 def book_with(key: list[float], label: list[int], epsilon: float) -> dict[str, torch.Tensor]:
     empty = {
-        "keys": torch.zeros(0, 2), "values": torch.zeros(0, 3), "epsilon": torch.zeros(0),
+        "keys": torch.zeros(0, 2), "squares": torch.zeros(0), "values": torch.zeros(0, 3), "epsilon": torch.zeros(0),
         "labels": torch.zeros(0, 0, dtype=torch.long), "owners": torch.zeros(0, dtype=torch.long),
     }  # fmt: skip
     return place_key(empty, torch.tensor(key), torch.zeros(3), torch.tensor(label), epsilon)[0]
@@ -226,6 +226,16 @@ def test_grace_far_edits_get_keys_of_their_own() -> None:
     assert j == 1
     assert book["epsilon"].tolist() == [1, 1]
     assert book["labels"].tolist() == [[7, -1], [8, 8]]
+
+
+def test_grace_finds_the_nearest_of_many_keys_and_its_exact_distance() -> None:
+    keys, q = torch.randn(500, 32), torch.randn(5, 32)
+    keys[7] = q[3]
+    distance, index = nearest(q, keys, squares(keys))
+    every = torch.cdist(q, keys, compute_mode="donot_use_mm_for_euclid_dist")
+    assert index[:, 0].tolist() == every.argmin(dim=1).tolist()
+    torch.testing.assert_close(distance, every.sort(dim=1).values[:, : distance.shape[1]])
+    assert distance[3, 0] == 0, "the very same query is at no distance at all"
 
 
 def test_grace_stores_one_vector_an_edit() -> None:

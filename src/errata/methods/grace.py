@@ -18,9 +18,10 @@ from errata.batch import Batch, distinct
 from errata.edit import Edit
 from errata.editor import Editor
 from errata.fitting import Stop, Trace, fit_each
+from errata.growing import appended, behind
 from errata.memory import Gated
 from errata.objective import target_nll
-from errata.routing import Decision, decide_nearest, last_true
+from errata.routing import NEAR, Decision, decide_best, last_true
 from errata.sites import Site
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 SPLIT = 1e-5
 """How far the older of two conflicting balls stays from the newer."""
+LOOKED_AT = 8
+"""Keys whose distances are worked out exactly: the nearest ones by |k|^2 - 2 k q, which rounds."""
 
 
 class Codebook(Gated):
@@ -47,14 +50,23 @@ class Codebook(Gated):
         self.register_buffer("epsilon", torch.zeros(0, device=device))
         self.register_buffer("labels", torch.zeros(0, 0, dtype=torch.long, device=device))
         self.register_buffer("owners", torch.zeros(0, dtype=torch.long, device=device))
+        self.squares = torch.zeros(0, device=device)
+        """|k|^2 of each key, (n,); not stored."""
+
+    def put(self, tensors: dict[str, Tensor]) -> None:
+        """Make these the stored tensors; the squares of keys that were there are known."""
+        before = self.keys
+        super().put(tensors)
+        new = behind(self.keys, before) if len(self.squares) == len(before) else None
+        self.squares = squares(self.keys) if new is None else appended(self.squares, squares(new))
 
     def decide(self, a: Tensor, y: Tensor) -> Decision:
         """A row is answered when the last prompt token lies within the ball of its nearest key."""
         if len(self.keys) == 0:
             return Decision(torch.zeros(len(a), dtype=torch.bool, device=a.device), anywhere=False)
         q = self.routing.last_of_prompt(a).to(self.keys.dtype)
-        distance = torch.cdist(q, self.keys, compute_mode="donot_use_mm_for_euclid_dist")
-        return decide_nearest(-distance, -self.epsilon)
+        distance, index = nearest(q, self.keys, self.squares)
+        return decide_best(-distance[:, :NEAR], index[:, :NEAR], -self.epsilon[index[:, 0]])
 
     def correct(self, a: Tensor, y: Tensor, decision: Decision) -> Tensor:
         """The value in place of the output, at the last prompt token (or all of the prompt). Never while decoding."""
@@ -68,6 +80,18 @@ class Codebook(Gated):
         if self.placement == "prompt":
             return prompt
         return torch.nn.functional.one_hot(last_true(prompt), prompt.shape[1]).bool()
+
+
+def squares(keys: Tensor) -> Tensor:
+    """|k|^2: (n, ff) -> (n,)."""
+    return torch.linalg.vector_norm(keys, dim=1).square()
+
+
+def nearest(q: Tensor, keys: Tensor, square: Tensor) -> tuple[Tensor, Tensor]:
+    """The keys nearest to each query: (batch, ff), (n, ff), (n,) -> distances and indices (batch, few), nearest first."""
+    near = torch.addmm(square, q, keys.T, alpha=-2).topk(min(LOOKED_AT, len(keys)), dim=1, largest=False).indices
+    distance, order = torch.linalg.vector_norm(keys[near] - q[:, None], dim=-1).sort(dim=1, stable=True)
+    return distance, near.gather(1, order)
 
 
 def replace_at(y: Tensor, value: Tensor, places: Tensor) -> Tensor:
@@ -120,7 +144,7 @@ class Grace(Editor):
         last = torch.arange(len(edits), device=rows.ids.device), last_true(rows.prompt)
         queries, outputs = suffix.a[last].to(memory.keys.dtype), suffix.y[last].float()
         labels = rows.labels.split(rows.target.sum(1).tolist())
-        book, places = memory.tensors(), list[int]()
+        book, places = memory.tensors() | {"squares": memory.squares}, list[int]()
         first = len(model.history) - len(edits)
         for index, (q, output, label) in enumerate(zip(queries, outputs, labels, strict=True), start=first):
             cold = torch.rand(output.shape, generator=model.sampling.generator("grace", index)).to(output)
@@ -133,7 +157,7 @@ class Grace(Editor):
             values, learnt = self._trained(memory, batch, run, book["values"][at])
             traces += learnt
             book["values"] = book["values"].index_copy(0, at, values)
-        memory.put(book)
+        memory.put({name: tensor for name, tensor in book.items() if name != "squares"})
         return Trace.of_each(traces)
 
     def _trained(
@@ -159,14 +183,15 @@ class Grace(Editor):
 def place_key(
     book: dict[str, Tensor], q: Tensor, value: Tensor, label: Tensor, epsilon: float
 ) -> tuple[dict[str, Tensor], int]:
-    """The codebook with a place for query `q` (ff,), and the index of that place (GRACE, Algorithm 1).
+    """The codebook with a place for query `q` (ff,), and the index of that place (GRACE, Algorithm 1). Its keys come with
+    their `squares` (n,).
 
     Far from all keys: a new key. Within reach of a key with another label: a new key, and both balls shrink to half the
     distance. With the same label: that key, its ball widened to cover `q`. The very same query: that key, relabelled.
     """
     if len(book["keys"]):
-        j = int(torch.cdist(q[None], book["keys"], compute_mode="donot_use_mm_for_euclid_dist").argmin())
-        d = float((book["keys"][j] - q).norm())
+        distance, index = nearest(q[None], book["keys"], book["squares"])
+        d, j = float(distance[0, 0]), int(index[0, 0])
         if d == 0.0:
             return book | {"labels": _relabel(book["labels"], j, label)}, j
         if d <= epsilon + float(book["epsilon"][j]):
@@ -177,8 +202,9 @@ def place_key(
             epsilon = d / 2
     n = len(book["keys"])
     return {
-        "keys": torch.cat([book["keys"], q[None]]),
-        "values": torch.cat([book["values"], value[None]]),
+        "keys": appended(book["keys"], q[None]),
+        "squares": appended(book["squares"], squares(q[None])),
+        "values": appended(book["values"], value[None]),
         "epsilon": torch.cat([book["epsilon"], torch.tensor([epsilon]).to(book["epsilon"])]),
         "labels": _relabel(torch.nn.functional.pad(book["labels"], (0, 0, 0, 1), value=-1), n, label),
         "owners": torch.nn.functional.pad(book["owners"], (0, 1)),
