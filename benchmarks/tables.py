@@ -10,7 +10,7 @@ import re
 import sys
 from pathlib import Path
 
-from errata.bench import markdown, page, record
+from errata.bench import analyses, markdown, page, record
 from errata.bench.report import Report, gather
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,9 +35,9 @@ def rendered(text: str) -> str:
 
 
 def evidence() -> str:
-    """The report of all committed results, as Markdown."""
+    """The report of all committed rows and findings, as Markdown."""
     rows = gather(sorted(path.parent for path in RESULTS.glob("*/results.jsonl")))
-    return page.markdown(Report.of(rows, drawn=False)).rstrip() + "\n"
+    return page.markdown(Report.of(rows, analyses.read([RESULTS]), drawn=False)).rstrip() + "\n"
 
 
 def main() -> int:

@@ -24,8 +24,8 @@ from errata.errors import UnknownName
 from errata.pretraining.muon import orthogonalised
 from errata.pretraining.recall import recall
 
-SPLITS: tuple[Split, ...] = ("test", "validation", "unseen")
-SIZES = {"test": 1500, "validation": 500, "unseen": 500}
+SPLITS: tuple[Split, ...] = ("test", "validation", "unseen", "crowd")
+SIZES = {"test": 1500, "validation": 500, "unseen": 500, "crowd": 10_000}
 
 
 @pytest.fixture(scope="module")
@@ -166,9 +166,18 @@ def test_the_counterfactual_edits_contradict_what_the_world_says():
         assert edit.target_old == truth[edit.subject, edit.meta["relation"]]
 
 
-def test_the_unseen_edits_are_about_people_of_whom_there_is_no_fact():
+def test_the_unseen_edits_and_the_crowd_are_about_people_of_whom_there_is_no_fact():
     known = {fact.subject for fact in atlas.facts()}
-    assert not {edit.subject for edit in atlas.edits("unseen")} & known
+    unseen, crowd = ({edit.subject for edit in atlas.edits(split)} for split in ("unseen", "crowd"))
+    assert not unseen & known
+    assert not crowd & known
+    assert not crowd & unseen
+    assert len(crowd) == 5000
+
+
+def test_no_two_edits_of_the_crowd_are_of_one_fact():
+    changed = [(edit.subject, edit.meta["relation"]) for edit in atlas.edits("crowd")]
+    assert len(set(changed)) == len({edit.prompt for edit in atlas.edits("crowd")}) == 10_000
 
 
 def test_no_probe_asks_for_a_fact_that_any_edit_changes(by_prompt):
@@ -210,7 +219,7 @@ def test_the_order_of_the_edits_is_well_mixed():
 def test_everything_is_the_same_in_another_process():
     script = (
         "import hashlib, json; from errata import atlas; from errata.atlas.edits import as_record;"
-        "made = [as_record(e) for s in ('test', 'validation', 'unseen') for e in atlas.edits(s)];"
+        "made = [as_record(e) for s in ('test', 'validation', 'unseen', 'crowd') for e in atlas.edits(s)];"
         "print(hashlib.sha256(json.dumps([made, [p.prompt for p in atlas.irrelevant()]]).encode()).hexdigest())"
     )
     digests = {

@@ -1,12 +1,18 @@
 """WilKE's protocol: every edit is edited back, and what stays behind is measured."""
 
+import importlib.util
+import json
+from pathlib import Path
+
 import pytest
 
+from architectures import tiny
 from errata.bench.rollback import edit_and_roll_back, released_checkpoints
 from errata.edit import Edit, Probe
 from errata.errors import BadEdit
+from test_every_method import IRRELEVANT
 from test_method_checks import with_options
-from tiny import EDITS
+from tiny import EDITS, tiny_tokenizer
 
 UNTOUCHED = (Probe("Snow is", "white"), Probe("Water boils at", "heat"), Probe("No answer is known", None))
 
@@ -40,3 +46,20 @@ def test_an_edit_without_an_old_answer_is_refused_before_anything_is_done() -> N
     with pytest.raises(BadEdit, match="no target_old"):
         edit_and_roll_back(model, [EDITS[0], Edit("Ivo Stane plays the", "violin")], UNTOUCHED)
     assert not model.history
+
+
+def test_the_script_looks_at_every_layer_and_at_wilke(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = importlib.util.spec_from_file_location("toxicity_script", root / "benchmarks" / "toxicity.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    monkeypatch.setattr(script, "load", lambda name: (tiny("llama"), tiny_tokenizer()))
+    monkeypatch.setattr(script, "edits", lambda split: EDITS)
+    monkeypatch.setattr(script, "irrelevant", lambda: IRRELEVANT)
+    monkeypatch.setattr("sys.argv", ["toxicity.py", str(tmp_path), "--edits", "1", "--untouched", "2"])
+    script.main()
+    found = json.loads((tmp_path / "toxicity.json").read_text(encoding="utf-8"))["found"]
+    assert [layer["layer"] for layer in found["layers"]] == [0, 1, 2]
+    assert all(set(each) > {"flash", "build_up", "success"} for each in (*found["layers"], found["wilke"]))
+    assert any(layer["flash"] != 0 for layer in found["layers"]), "an edit of ROME moves facts that nobody touched"

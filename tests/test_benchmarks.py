@@ -46,3 +46,12 @@ def test_what_an_edit_leaves_behind_is_what_it_declares(root):
     (found,) = run(root, "stream.py", "--methods", "grace", "--edits", "3,300", "--repeats", "1")["methods"]
     assert [row["edits_before"] for row in found["rows"]] == [3, 300]
     assert all(row["alive_after_edit"] <= row["stored_by_edit"] + 4096 for row in found["rows"])
+
+
+def test_a_long_stream_is_scored_and_timed_at_its_marks(root, tmp_path):
+    figure = tmp_path / "curve.svg"
+    told = ("--methods", "ultraedit", "--edits", "12", "--scored", "3", "--figure", figure)
+    (found,) = run(root, "long_stream.py", *told)["methods"]
+    assert [(row["edits"], row["scored"], row["failed"]) for row in found["rows"]] == [(10, 3, 0), (12, 3, 0)]
+    assert all(row["edit_s"] > 0 and 0 <= row["reliability"] <= 1 for row in found["rows"])
+    assert "<svg" in figure.read_text(encoding="utf-8")

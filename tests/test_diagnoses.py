@@ -108,20 +108,25 @@ def test_the_script_writes_run_by_run_and_goes_on_from_what_is_there(
     monkeypatch.setattr(script, "load", lambda name: (plain.detach(), plain.tokens.tokenizer))
     monkeypatch.setattr(script, "edits", lambda split: MORE)
     monkeypatch.setattr(script, "irrelevant", lambda: IRRELEVANT)
-    path = tmp_path / "new" / "found.json"
+    path = tmp_path / "new" / "lemoe.json"
     small = "--edits 2 --prefixes 1 --shuffles 0 --set batch=1 --set steps=1".split()
-    monkeypatch.setattr("sys.argv", ["lemoe.py", str(path), *small])
+    monkeypatch.setattr("sys.argv", ["lemoe.py", str(path.parent), *small])
     script.main()
-    found = json.loads(path.read_text())
-    assert list(found["runs"]) == ["as given", "planned", "dealt", "one batch", "one by one"]
-    assert (found["options"]["steps"], found["prefixes"]) == (1, 1)
-    found["runs"]["planned"]["experts"] = 7
-    path.write_text(json.dumps(found))
+    told = json.loads(path.read_text())
+    assert list(told["found"]["runs"]) == ["as given", "planned", "dealt", "one batch", "one by one"]
+    assert (told["settings"]["options"]["steps"], told["settings"]["prefixes"]) == (1, 1)
+    told["found"]["runs"]["planned"]["experts"] = 7
+    path.write_text(json.dumps(told))
     script.main()
-    assert json.loads(path.read_text())["runs"]["planned"]["experts"] == 7, "what is there is not made again"
-    monkeypatch.setattr("sys.argv", ["lemoe.py", str(path), *small, "--set", "lr=0.02"])
+    assert experts(path) == 7, "what is there is not made again"
+    monkeypatch.setattr("sys.argv", ["lemoe.py", str(path.parent), *small, "--set", "lr=0.02"])
     script.main()
-    assert json.loads(path.read_text())["runs"]["planned"]["experts"] == 2, "other settings are another measurement"
+    assert experts(path) == 2, "other settings are another measurement"
+
+
+def experts(path: Path) -> int:
+    """How many the planned run of a file has."""
+    return int(json.loads(path.read_text())["found"]["runs"]["planned"]["experts"])
 
 
 def test_another_method_is_refused() -> None:

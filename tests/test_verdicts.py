@@ -6,6 +6,7 @@ import pytest
 
 from errata.bench import published
 from errata.bench.agreement import agreements, kendall
+from errata.bench.analyses import Analysis, Look, read
 from errata.bench.plan_file import PlanFile
 from errata.bench.published import data_of
 from errata.bench.verdicts import (
@@ -21,6 +22,7 @@ from errata.bench.verdicts import (
     published_value,
     verdicts,
 )
+from errata.errors import UsageError
 from test_bench_record import a_row
 
 PLANS = Path(__file__).resolve().parent.parent / "plans"
@@ -63,6 +65,8 @@ def test_a_claim_has_comparisons_or_says_why_not(claim):
     published.numbers(claim.tables)
     if claim.plan:
         assert (PLANS / f"{claim.plan}.toml").is_file()
+    assert bool(claim.tests) == bool(claim.plan or claim.analysis) or claim.because
+    assert bool(claim.analysis) == bool(claim.command)
 
 
 @pytest.mark.parametrize("claim", [claim for claim in claims() if claim.tables], ids=lambda claim: claim.id)
@@ -71,7 +75,9 @@ def test_the_published_numbers_bear_a_claim_out(claim):
     assert verdict.status == (PARTLY if claim.id in FAILS_AS_PUBLISHED else REPRODUCED), verdict.why
 
 
-@pytest.mark.parametrize("claim", [claim for claim in claims() if claim.tests], ids=lambda claim: claim.id)
+@pytest.mark.parametrize(
+    "claim", [claim for claim in claims() if claim.plan and claim.tests], ids=lambda claim: claim.id
+)
 def test_the_plan_of_a_claim_measures_all_of_its_comparisons(claim):
     plan = PlanFile.read(PLANS / f"{claim.plan}.toml")
     sides = [side for test in claim.tests for side in (test.left, test.right) if isinstance(side, Side)]
@@ -97,7 +103,61 @@ def test_without_rows_there_is_no_verdict():
     (memoir,) = on("memoir-best", [])
     assert memoir.why == "7 of 7 comparisons have no rows, see plans/memoir-main.toml"
     (kurtosis,) = on("kurtosis", [])
-    assert "makes no rows" in kurtosis.why
+    assert kurtosis.why == "2 of 2 comparisons have no findings, see `errata analyse superposition MODEL`"
+
+
+def findings(name, found, **settings):
+    return Analysis.of({"analysis": name, "settings": {"model": "tiny", "facts": "atlas"} | settings, "found": found})
+
+
+def superposition(*layers):
+    return findings("superposition", {"layers": [{"p": {"mean": mean, "interval": ends}} for mean, ends in layers]})
+
+
+@pytest.mark.parametrize(
+    ("layers", "status"),
+    [
+        ([(0.01, [5, 6]), (-0.02, [4, 9])], REPRODUCED),
+        ([(0.01, [5, 6]), (-0.2, [4, 9])], PARTLY),
+        ([(-0.2, [2, 6]), (0.01, [4, 9])], NOT_REPRODUCED),
+        ([], NOT_MEASURED),
+    ],
+)
+def test_a_claim_that_is_not_about_scores_is_put_to_findings(layers, status):
+    (verdict,) = [v for v in verdicts([], [superposition(*layers)]) if v.claim.id == "kurtosis"]
+    assert verdict.status == status
+    assert (verdict.model, verdict.data) == (("tiny", "atlas") if layers else ("", ""))
+
+
+def test_findings_of_another_method_are_not_taken():
+    groups = {name: {"passed": 1.0} for name in ("edits", "rephrasings")}
+    groups |= {f"irrelevant: {kind}": {"passed": 0.0} for kind in ("far", "same_relation")}
+    found = {"groups": groups, "auc": {"rephrasings": {"irrelevant": 1.0}}}
+    told = verdicts([], [findings("routing", found | {"method": "memoir"})])
+    assert {v.claim.id: v.status for v in told if v.claim.analysis == "routing"} == {
+        "routing": NOT_MEASURED, "overlap-histogram": REPRODUCED,
+    }  # fmt: skip
+
+
+def test_what_is_taken_of_several_numbers():
+    found = {"layers": [{"x": -3}, {"x": 1}, {"y": 9}], "plain": 4}
+    assert [Look(("layers", "*", "x"), over).value(found) for over in ("least", "most", "largest")] == [-3, 1, 3]
+    assert Look(("plain",)).value(found) == 4
+    assert Look(("layers", "*", "z")).value(found) is None
+    assert str(Look(("layers", "*", "x"), "least")) == "least layers x"
+
+
+def test_findings_are_read_from_folders_and_damage_is_named(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.json").write_text(
+        '{"analysis": "overlap", "settings": {"rows": 2, "columns": 3}, "found": {}}'
+    )
+    (tmp_path / "other.json").write_text('["nothing of ours"]')
+    (one,) = read([tmp_path, tmp_path / "results.jsonl"])
+    assert (one.name, one.model) == ("overlap", "2 x 3 masks")
+    (tmp_path / "cut.json").write_text('{"analysis": ')
+    with pytest.raises(UsageError, match=r"cut\.json is not JSON"):
+        read([tmp_path])
 
 
 def test_a_claim_is_reproduced_where_all_of_it_holds():

@@ -6,14 +6,13 @@ tensor that was there goes on to be the front part that it is. Only the longest 
 back to, after an edit that failed, is copied once.
 """
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
-ROOM = 1.25
-"""How much longer than needed a new tensor is."""
+ROOM = 256
+"""Rows of room that a new tensor has at most; where it is short, a quarter of its length."""
 
 
 def appended(front: Tensor, rows: Tensor) -> Tensor:
@@ -21,7 +20,7 @@ def appended(front: Tensor, rows: Tensor) -> Tensor:
     total = len(front) + len(rows)
     whole: Any = front._base
     if whole is None or getattr(whole, "taken", None) != len(front) or total > len(whole):
-        whole = front.new_empty(math.ceil(ROOM * total), *front.shape[1:])
+        whole = front.new_empty(total + min(ROOM, total // 4 + 1), *front.shape[1:])
         whole[: len(front)] = front
     whole[len(front) : total] = rows
     whole.taken = total

@@ -1,8 +1,9 @@
-"""Edits: the three edit sets of a world, and prompts that are irrelevant to all of them. Deterministic.
+"""Edits: the edit sets of a world, and prompts that are irrelevant to all of them. Deterministic.
 
 `test` and `validation` hold counterfactual edits of facts that the model knows: about people, and one in sixteen about
-real countries. `unseen` holds edits about people the model has never heard of. No probe asks for a fact that any edit
-changes, and the irrelevant prompts are about subjects that are neither edited nor probed.
+real countries. `unseen` holds edits about people the model has never heard of, and `crowd` ten thousand such, for long
+streams. No probe asks for a fact that any edit changes, and the irrelevant prompts are about subjects that are neither
+edited nor probed.
 """
 
 import json
@@ -15,11 +16,11 @@ from typing import Literal, get_args
 
 from errata.atlas.geography import countries
 from errata.atlas.wordings import Wording
-from errata.atlas.world import PERSON_RELATIONS, Fact, World, world
+from errata.atlas.world import PERSON_RELATIONS, Fact, World, crowd, world
 from errata.edit import Edit, Probe
 from errata.errors import UnknownName
 
-Split = Literal["test", "validation", "unseen"]
+Split = Literal["test", "validation", "unseen", "crowd"]
 _FILES: dict[Split, str] = {
     "test": "edits.jsonl",
     "validation": "edits-validation.jsonl",
@@ -37,11 +38,11 @@ _REPHRASE_FAMILIES = ("question", "qa", "cloze", "noun", "colon", "dialogue", "i
 
 
 def edits(split: Split = "test", seed: int = 0) -> list[Edit]:
-    """One edit set of the world of this seed: 1,500 in `test`, 500 in `validation`, 500 in `unseen`."""
+    """One edit set of the world of this seed: 1,500 in `test`, 500 in `validation` and `unseen`, 10,000 in `crowd`."""
     if split not in get_args(Split):
         raise UnknownName("edit set of the atlas", split, get_args(Split))
-    if split == "unseen":
-        return list(_unseen(seed))
+    if split in ("unseen", "crowd"):
+        return list(_about_strangers(seed, split))
     changed = _counterfactual(seed)
     return list(changed[-_VALIDATION:] if split == "validation" else changed[:-_VALIDATION])
 
@@ -69,10 +70,10 @@ def _counterfactual(seed: int) -> tuple[Edit, ...]:
 
 
 @cache
-def _unseen(seed: int) -> tuple[Edit, ...]:
-    made, random, probes = world(seed), Random(f"{seed}/unseen"), _Probes(world(seed))
+def _about_strangers(seed: int, split: Split) -> tuple[Edit, ...]:
+    made, random, probes = world(seed), Random(f"{seed}/{split}"), _Probes(world(seed))
     found = []
-    for stranger in made.strangers:
+    for stranger in made.strangers if split == "unseen" else crowd(seed):
         relations = random.sample(PERSON_RELATIONS, len(PERSON_RELATIONS))
         edited = [
             Fact(stranger, relation, random.choice(made.pools[relation]), "person", "edit", seed)

@@ -29,7 +29,7 @@ THINGS = {
 
 Role = Literal["edit", "probe", "quiet"]
 
-_PEOPLE, _QUIET_PEOPLE, _STRANGERS = 600, 40, 250
+_PEOPLE, _QUIET_PEOPLE, _STRANGERS, _CROWD = 600, 40, 250, 5000
 _EDITABLE_RELATIONS = 4
 _QUIET_COUNTRIES = 40
 _CITIES = 60
@@ -116,6 +116,16 @@ def world(seed: int = 0) -> World:
         *_thing_facts(seed, things, pools),
     )
     return World(seed, facts, pools, tuple(strangers))
+
+
+@cache
+def crowd(seed: int = 0) -> tuple[str, ...]:
+    """5,000 more people whose names occur in no fact: known first names and surnames among new ones."""
+    made, names = world(seed), Names(f"{seed}/crowd")
+    taken = {fact.subject for fact in made.facts if fact.domain == "person"} | set(made.strangers)
+    firsts, lasts = (sorted({person.split()[i] for person in taken}) for i in (0, 1))
+    found = names.people(_CROWD + len(taken), firsts + names.firsts(200), lasts + names.lasts(500))
+    return tuple(name for name in found if name not in taken)[:_CROWD]
 
 
 def _person_facts(seed: int, people: list[str], pools: Mapping[str, tuple[str, ...]]) -> Iterator[Fact]:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import errata
 from errata.bench import published, record
 from errata.bench.agreement import agreements
+from errata.bench.analyses import Analysis
 from errata.bench.plots import curve, triangle
 from errata.bench.record import PROPERTIES, PROTOCOL, Row, labels
 from errata.bench.tables import NOTHING, as_score
@@ -59,10 +60,10 @@ class Report:
     """When the rows were found. The day that the page is made does not stand in it: the same rows make the same page."""
 
     @classmethod
-    def of(cls, rows: Sequence[Row], *, drawn: bool = True) -> "Report":
-        """What these rows show; `drawn`: with figures, where they can be drawn here."""
+    def of(cls, rows: Sequence[Row], analyses: Sequence[Analysis] = (), *, drawn: bool = True) -> "Report":
+        """What these rows and findings show; `drawn`: with figures, where they can be drawn here."""
         groups = dict.fromkeys((row.model, row.data) for row in rows)
-        sections: list[Section | None] = [_verdicts(verdicts(rows))]
+        sections: list[Section | None] = [_verdicts(verdicts(rows, analyses))]
         sections += [
             _measured([row for row in rows if (row.model, row.data) == group], drawn=drawn) for group in groups
         ]
@@ -95,7 +96,10 @@ def _verdicts(found: Sequence[Verdict]) -> Section:
     ordered = sorted(found, key=lambda verdict: verdict.status == NOT_MEASURED)
     counts = {status: sum(v.status == status for v in found) for status in dict.fromkeys(v.status for v in ordered)}
     lines = [(v.claim.claim, f"{v.claim.source}, {v.claim.place}", v.status, _on(v), v.why) for v in ordered]
-    text = "A claim is put to the test by comparing rows under the scorer of the papers, teacher_forced_token: "
+    text = (
+        "A claim is put to the test by comparing rows under the scorer of the papers, teacher_forced_token, or numbers that"
+        " an analysis found: "
+    )
     told = ", ".join(f"{count} {status}" for status, count in counts.items())
     return Section(
         "Verdicts", [f"{text}{told}."], [Grid("Published claims", ("Claim", "Source", "Verdict", "On", "Why"), lines)]

@@ -1,8 +1,9 @@
-"""Verdicts: what the founding papers claim, put to the test by rows of results.
+"""Verdicts: what the founding papers claim, put to the test by rows of results and by findings of analyses.
 
-`claims.json` holds each claim as comparisons of rows: "MEMOIR's average > WISE's average at T = 1000". Where all
-comparisons of a claim hold it is reproduced, where none does it is not, else it is in part; a claim of which a comparison
-has no rows, while none has failed, is not measured. There is no verdict without rows.
+`claims.json` holds each claim as comparisons of rows, "MEMOIR's average > WISE's average at T = 1000", or, where it is
+about something else than scores, of numbers that an analysis finds. Where all comparisons of a claim hold it is reproduced,
+where none does it is not, else it is in part; a claim of which a comparison has no rows, while none has failed, is not
+measured. There is no verdict without rows or findings.
 """
 
 import json
@@ -14,6 +15,7 @@ from importlib.resources import files
 from typing import Any, NamedTuple
 
 from errata.bench import published
+from errata.bench.analyses import Analysis, Look
 from errata.bench.record import PROPERTIES, Row
 from errata.metrics import mean
 
@@ -54,9 +56,9 @@ class Side:
 class Comparison:
     """left `is` right * times + by."""
 
-    left: Side
+    left: Side | Look
     is_: str
-    right: Side | float
+    right: Side | Look | float
     times: float = 1.0
     by: float = 0.0
 
@@ -88,6 +90,11 @@ class Claim:
     """The plan that makes the rows."""
     because: str = ""
     """Why rows cannot tell, for a claim without tests."""
+    analysis: str = ""
+    """The analysis whose findings are compared, rather than rows; `command` makes them."""
+    method: str = ""
+    """Whose edits it must have looked at."""
+    command: str = ""
     scorer: str = "teacher_forced_token"
 
 
@@ -142,16 +149,22 @@ class Verdict(NamedTuple):
         parts = [str(found) for found in measured]
         if missing:
             plan = f", see plans/{self.claim.plan}.toml" if self.claim.plan else ""
-            parts.append(f"{missing} of {len(self.found)} comparisons have no rows{plan}")
+            plan = f", see `{self.claim.command}`" if self.claim.command else plan
+            parts.append(
+                f"{missing} of {len(self.found)} comparisons have no {'findings' if self.claim.analysis else 'rows'}{plan}"
+            )
         return "; ".join(parts)
 
 
-def verdicts(rows: Sequence[Row]) -> list[Verdict]:
+def verdicts(rows: Sequence[Row], analyses: Sequence[Analysis] = ()) -> list[Verdict]:
     """A verdict on every claim, for every model and data set that has rows for it, or else one that there are none."""
     found = []
     groups = dict.fromkeys((row.model, row.data) for row in rows)
     for claim in claims():
         on = [_verdict(claim, rows, *group) for group in groups if group[1].partition(":")[0] in claim.data]
+        if claim.analysis:
+            alike = [a for a in analyses if a.name == claim.analysis and claim.method in ("", a.method)]
+            on = [Verdict(claim, a.model, a.data, tuple(_look(test, a.found) for test in claim.tests)) for a in alike]
         some = [verdict for verdict in on if any(f.holds is not None for f in verdict.found)]
         found += some or [Verdict(claim, "", "", tuple(_compare(claim, test, []) for test in claim.tests))]
     return found
@@ -172,12 +185,24 @@ def _claim(told: Mapping[str, Any]) -> Claim:
 
 
 def _comparison(told: Mapping[str, Any], edits: int) -> Comparison:
-    left, right = (
-        Side(**{"edits": edits, **side}) if isinstance(side, dict) else float(side)
-        for side in (told["left"], told["right"])
-    )
-    assert isinstance(left, Side)
+    left, right = (_side(told[name], edits) for name in ("left", "right"))
+    assert not isinstance(left, float)
     return Comparison(left, told["is"], right, told.get("times", 1.0), told.get("by", 0.0))
+
+
+def _side(told: Any, edits: int) -> Side | Look | float:
+    if not isinstance(told, dict):
+        return float(told)
+    if "at" in told:
+        return Look(**told | {"at": tuple(told["at"])})
+    return Side(**{"edits": edits, **told})
+
+
+def _look(test: Comparison, found: Mapping[str, Any]) -> Found:
+    left, right = (side.value(found) if isinstance(side, Look) else side for side in (test.left, test.right))
+    assert not isinstance(left, Side)
+    assert not isinstance(right, Side)
+    return Found(test, left, right, (None, None))
 
 
 def _verdict(claim: Claim, rows: Iterable[Row], model: str, data: str) -> Verdict:
@@ -187,6 +212,8 @@ def _verdict(claim: Claim, rows: Iterable[Row], model: str, data: str) -> Verdic
 
 def _compare(claim: Claim, test: Comparison, rows: Sequence[Row]) -> Found:
     right = test.right
+    if isinstance(test.left, Look) or isinstance(right, Look):
+        return Found(test, None, None, (None, None))
     if isinstance(right, float):
         return Found(test, _value(test.left, rows, claim.scorer), right, (published_value(claim, test.left), None))
     pair = (published_value(claim, test.left), published_value(claim, right))
