@@ -45,6 +45,10 @@ class Editor(ABC):
         not finite.
         """
 
+    def bytes_beside(self, features: int) -> int:
+        """Bytes of matrices of a site's input features (ff, ff) that are kept beside its own (model, ff): an estimate."""
+        return 0
+
     def options(self) -> dict[str, Any]:
         """The hyper-parameters by name."""
         return asdict(self)

@@ -120,6 +120,10 @@ class LocateThenEdit(Editor, ABC):
         self.check(self.clamp > 0, f"clamp={self.clamp}: a positive number")
         self.check(self.contexts >= 0, f"contexts={self.contexts}: not negative")
 
+    def bytes_beside(self, features: int) -> int:
+        """Second moments and their inverse, in float64."""
+        return 2 * 8 * features**2
+
     def known(self, model: "EditedModel", sites: Sequence[Site]) -> Statistics:
         """The covariances of these sites, on the unedited model."""
         return statistics(model, sites, tokens=self.tokens, directory=self.statistics)

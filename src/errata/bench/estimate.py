@@ -7,15 +7,11 @@ from torch import nn
 
 from errata.bench.plan import Plan, Run
 from errata.bench.record import Row
-from errata.locate import LocateThenEdit
-from errata.methods.memoir import Memoir
 from errata.metrics import mean
 from errata.sites import find_sites
-from errata.spread import SpreadEdit
 
 COPIES = 4
 """Float32 copies of a site's matrix that an edit is counted with: what is learned, its gradient, two moments of Adam."""
-RELEASED_SPREAD = 5
 
 
 class Estimate(NamedTuple):
@@ -96,8 +92,4 @@ def _editing(plan: Plan) -> int:
     if plan.editor is None:
         return 0
     site = max(find_sites(plan.base), key=lambda site: site.in_features * site.out_features)
-    layers = (plan.editor.spread or RELEASED_SPREAD) if isinstance(plan.editor, SpreadEdit) else 1
-    moments = 2 * 8 * site.in_features**2 * layers if isinstance(plan.editor, LocateThenEdit) else 0
-    if isinstance(plan.editor, Memoir) and plan.editor.protect:
-        moments = 2 * 4 * site.in_features**2
-    return moments + COPIES * 4 * site.in_features * site.out_features
+    return plan.editor.bytes_beside(site.in_features) + COPIES * 4 * site.in_features * site.out_features

@@ -109,6 +109,10 @@ class Memoir(Editor):
         self.check(self.tries >= 1, f"tries={self.tries}: at least 1")
         self.check(0 <= self.spill < 1, f"spill={self.spill}: a share, in [0, 1)")
 
+    def bytes_beside(self, features: int) -> int:
+        """What earlier edits read, where that is protected, and its factor."""
+        return 2 * 4 * round(self.size * features) ** 2 if self.protect else 0
+
     def prepare(self, model: "EditedModel") -> None:
         """An empty memory; the background feature and the masks of the irrelevant prompts."""
         site = model.site(self)
