@@ -2,12 +2,13 @@
 
 import io
 import sys
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
 from errata.bench import curve, markdown, table, triangle
-from errata.bench.plots import at_edits, look
+from errata.bench.plots import at_edits, capacity, has_capacity, look
 from errata.bench.published import data_of, like, names, numbers, title
 from errata.errors import BadOption, MissingExtra, UnknownName
 from test_bench_record import a_row
@@ -102,6 +103,22 @@ def test_scores_that_are_missing_can_be_drawn(tmp_path):
     bare = [a_row(scores={})]
     triangle(bare, tmp_path / "a.png")
     curve(bare, tmp_path / "b.png")
+
+
+def test_a_memory_of_several_sizes_has_a_picture_of_its_capacity(tmp_path):
+    pytest.importorskip("matplotlib")
+    rows = [
+        a_row("memoir", t, options={"size": size}, edits_per_million_weights=t / size)
+        for size in (0.5, 1.0)
+        for t in (10, 100)
+    ]
+    assert has_capacity(rows)
+    assert not has_capacity(rows[:2]), "one size"
+    assert not has_capacity([replace(row, method=f"{i}") for i, row in enumerate(rows)]), "several methods"
+    capacity(rows, tmp_path / "capacity.svg")
+    text = (tmp_path / "capacity.svg").read_text()
+    for said in ("edits a million weights", "as the memory fills", "size=0.5", "200", "average"):
+        assert said in text
 
 
 def test_triangles_are_of_the_largest_number_of_edits_that_all_have():

@@ -3,7 +3,7 @@
 They need matplotlib: `pip install 'errata[plots]'`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import ceil, cos, log10, pi, sin
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ LABELS = {
 }
 """Where the value of each is written, and how it is aligned."""
 MARKERS = "osD^vP*X"
+APART = 0.15
+"""Decades by which two ticks of a log axis differ at least."""
 KEYS = 6
 """Methods on a line of the key."""
 STYLE = {
@@ -65,21 +67,44 @@ def curve(rows: Sequence[Row], path: Path, scorer: str = HEADLINE) -> None:
     Markers of methods are set a little apart from left to right, so that equal scores do not hide one another.
     Raises `MissingExtra` without matplotlib, `BadOption` when there is nothing to draw.
     """
+    _curves(rows, path, scorer, lambda row: float(row.edits), "edits made, one after another", "as edits accumulate")
+
+
+def capacity(rows: Sequence[Row], path: Path, scorer: str = HEADLINE) -> None:
+    """The same against the edits a million weights of the edited matrix: how full a memory may be, a line a memory."""
+    dense = [row for row in rows if row.edits_per_million_weights is not None]
+    _curves(
+        dense, path, scorer, lambda row: row.edits_per_million_weights or 0.0, "edits a million weights",
+        "as the memory fills",
+    )  # fmt: skip
+
+
+def has_capacity(rows: Sequence[Row]) -> bool:
+    """Whether one method was measured after as many edits of memories of several sizes."""
+    sizes: dict[tuple[str, int], set[float | None]] = {}
+    for row in rows:
+        sizes.setdefault((row.method, row.edits), set()).add(row.edits_per_million_weights)
+    return any(len(each - {None}) > 1 for each in sizes.values())
+
+
+def _curves(
+    rows: Sequence[Row], path: Path, scorer: str, over: Callable[[Row], float], axis_label: str, what: str
+) -> None:
     if not rows:
         raise BadOption("there are no results to draw")
     lines = _by_label(rows)
-    nudges = _nudges(len(lines), [row.edits for row in rows])
+    nudges = _nudges(len(lines), [over(row) for row in rows])
     plt = _pyplot(scorer)
     with plt.rc_context(STYLE):
         key = 0.22 * (ceil(len(lines) / KEYS) - 1)  # inches that the key takes beyond one line
         height = 3.9 + key
         figure, axes = plt.subplots(1, 4, figsize=(13, height), sharey=True)
         for axis, name in zip(axes, ("average", *CORNERS), strict=True):
-            _panel(axis, name, sorted({row.edits for row in rows}))
+            _panel(axis, name, sorted({over(row) for row in rows}), axis_label)
             for i, (label, points) in enumerate(lines.items()):
                 there = [
-                    (row.edits * nudges[i], row.score(name, scorer))
-                    for row in points
+                    (over(row) * nudges[i], row.score(name, scorer))
+                    for row in sorted(points, key=over)
                     if row.score(name, scorer) is not None
                 ]
                 colour, marker = look(i)
@@ -89,7 +114,7 @@ def curve(rows: Sequence[Row], path: Path, scorer: str = HEADLINE) -> None:
                 )  # fmt: skip
         handles, names = axes[0].get_legend_handles_labels()
         figure.legend(handles, names, loc="lower center", ncols=min(KEYS, len(names)), frameon=False)
-        _headline(figure, rows, f"as edits accumulate, {scorer}")
+        _headline(figure, rows, f"{what}, {scorer}")
         top, bottom = 1 - 0.78 / height, (0.975 + key) / height
         figure.subplots_adjust(left=0.05, right=0.985, top=top, bottom=bottom, wspace=0.12)
         save(figure, path)
@@ -149,20 +174,24 @@ def _outline(values: Sequence[float]) -> tuple[list[float], list[float]]:
     return [value * cos(angle) for value, angle in points], [value * sin(angle) for value, angle in points]
 
 
-def _nudges(lines: int, edits: Sequence[int]) -> list[float]:
+def _nudges(lines: int, places: Sequence[float]) -> list[float]:
     """Factors that set the markers of each line apart on the log axis."""
-    decades = max(log10(max(edits) / min(edits)), 0.3)
+    decades = max(log10(max(places) / min(places)), 0.3)
     return [10 ** (0.03 * decades * (i - (lines - 1) / 2)) for i in range(lines)]
 
 
-def _panel(axis: Any, name: str, ticks: Sequence[int]) -> None:
+def _panel(axis: Any, name: str, places: Sequence[float], label: str) -> None:
     axis.set_xscale("log")
-    axis.set_xticks(ticks, [f"{t:,}" for t in ticks])
+    ticks: list[float] = []
+    for place in places:
+        if not ticks or log10(place / ticks[-1]) > APART:
+            ticks.append(place)
+    axis.set_xticks(ticks, [f"{t:,.0f}" for t in ticks])
     axis.minorticks_off()
     axis.set_ylim(0, 1)
     axis.set_yticks([0, 0.25, 0.5, 0.75, 1])
     axis.set_title(name, fontsize=11.5, fontweight="bold" if name == "average" else "normal", loc="left", pad=8)
-    axis.set_xlabel("edits made, one after another")
+    axis.set_xlabel(label)
     axis.grid(axis="y", color=FAINT, lw=0.7)
     axis.spines[["top", "right", "left"]].set_visible(False)
     axis.tick_params(length=0)

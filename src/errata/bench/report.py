@@ -14,7 +14,7 @@ import errata
 from errata.bench import published, record
 from errata.bench.agreement import agreements
 from errata.bench.analyses import Analysis
-from errata.bench.plots import curve, triangle
+from errata.bench.plots import capacity, curve, has_capacity, triangle
 from errata.bench.record import PROPERTIES, PROTOCOL, Row, labels
 from errata.bench.tables import NOTHING, as_score
 from errata.bench.verdicts import NOT_MEASURED, Verdict, verdicts
@@ -227,6 +227,9 @@ def _figures(rows: Sequence[Row]) -> tuple[list[str], list[str]]:
                 figures.append(_inline(path))
             if len(lengths) > 1:
                 curve(rows, path)
+                figures.append(_inline(path))
+            if has_capacity(rows):
+                capacity([row for row in rows if has_capacity([r for r in rows if r.method == row.method])], path)
                 figures.append(_inline(path))
     except MissingExtra as error:
         return [], [f"No figures: {error}."]

@@ -216,17 +216,18 @@ def show(rows: "list[Row]", *, as_json: bool) -> None:
 
 
 def draw(rows: "list[Row]", output: Path) -> None:
-    """The figure of the rows, as PNG and SVG, if it can be drawn here."""
-    from errata.bench import triangle
+    """The figures of the rows, as PNG and SVG, if they can be drawn here."""
+    from errata.bench.plots import capacity, has_capacity, triangle
     from errata.errors import MissingExtra
 
+    figures = {"triangle": triangle} | ({"capacity": capacity} if has_capacity(rows) else {})
     try:
-        for kind in ("png", "svg"):
-            triangle(rows, output / f"triangle.{kind}")
+        for name, figure in figures.items():
+            for kind in ("png", "svg"):
+                figure(rows, output / f"{name}.{kind}")
+            say(f"figure: {output / name}.png and .svg")
     except MissingExtra as error:
         say(f"no figure: {error}")
-        return
-    say(f"figure: {output / 'triangle.png'} and .svg")
 
 
 def numbers(text: str) -> tuple[int, ...]:
