@@ -3,7 +3,8 @@
     python benchmarks/inner_loop.py --edits 5 > benchmarks/results/speed/inner_loop.json
 
 Each edit is made twice, in turn, on the atlas: the losses must be the same numbers. One thread. The floor is the time that
-the edit's matrix products, as counted while it runs on suffixes, would take at this machine's speed for large ones.
+the edit's matrix products, as counted while it runs on suffixes, would take at this machine's speed for large ones; beside
+it stands the time of those very products, of their own shapes, one after another and nothing else.
 """
 
 import argparse
@@ -11,11 +12,14 @@ import json
 import statistics
 import sys
 import time
+from collections import Counter
+from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import errata.model
@@ -60,10 +64,46 @@ def ceiling() -> float:
     return best
 
 
+PRODUCTS = {"aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"}
+
+
+class Products(TorchDispatchMode):
+    """Counts matrix products by their operands' shapes and strides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: Counter[tuple[Any, ...]] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        """Runs the operation as it is."""
+        if func._schema.name in PRODUCTS:
+            a, b = args[-2:]
+            self.seen[tuple(a.shape), a.stride(), tuple(b.shape), b.stride()] += 1
+        return func(*args, **(kwargs or {}))
+
+    def seconds(self) -> float:
+        """Of all that were seen, each as fast as it was in a few runs by itself."""
+        return sum(count * alone(*operands) for operands, count in self.seen.items())
+
+
+def alone(shape: Sequence[int], stride: Sequence[int], other: Sequence[int], other_stride: Sequence[int]) -> float:
+    """Seconds of one product of operands that are laid out so, the best of several."""
+    a = torch.empty_strided(shape, stride).normal_()
+    b = torch.empty_strided(other, other_stride).normal_()
+    best = float("inf")
+    for _ in range(5):
+        start = time.perf_counter()
+        a @ b
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
 def made(
     name: str, options: dict[str, Any], count: int, *, plain: bool, counting: bool = False
-) -> tuple[list[float], list[Trace], list[int]]:
-    """Seconds, losses and, when counting, operations of each edit of a stream but the first, which sets up."""
+) -> tuple[list[float], list[Trace], list[int], list[float]]:
+    """Seconds, losses and, when counting, operations and seconds of the products alone, of each edit of a stream but the
+    first, which sets up.
+    """
     base, tokenizer = load("atlas")
     errata.model.Suffix = Plain if plain else Suffix  # type: ignore[misc]
     model = EditedModel(base, tokenizer, methods.make(name, **options), irrelevant=irrelevant(), expected=count)
@@ -75,14 +115,17 @@ def made(
         return traces[-1]
 
     editor.edit = edit  # type: ignore[method-assign]
-    seconds, operations = [], []
+    seconds, operations, bare = [], [], []
     for one in edits("validation")[: count + 1]:
+        products = Products()
         with FlopCounterMode(display=False) if counting else nullcontext() as counter:
             start = time.perf_counter()
-            model.edit(one)
+            with products if counting else nullcontext():
+                model.edit(one)
             seconds.append(time.perf_counter() - start)
         operations.append(counter.get_total_flops() if counter is not None else 0)
-    return seconds[1:], traces[1:], operations[1:]
+        bare.append(products.seconds())
+    return seconds[1:], traces[1:], operations[1:], bare[1:]
 
 
 def main() -> None:
@@ -99,9 +142,9 @@ def main() -> None:
     rows = []
     for case in told.cases.split(";"):
         name, options = CASES[case]
-        _, _, flops = made(name, options, told.edits, plain=False, counting=True)
-        suffix, fast, _ = made(name, options, told.edits, plain=False)
-        plain, slow, _ = made(name, options, told.edits, plain=True)
+        _, _, flops, bare = made(name, options, told.edits, plain=False, counting=True)
+        suffix, fast, _, _ = made(name, options, told.edits, plain=False)
+        plain, slow, _, _ = made(name, options, told.edits, plain=True)
         floor = statistics.median(flops) / speed
         rows.append({
             "case": case, "method": name, "options": options, "edits": told.edits,
@@ -116,6 +159,8 @@ def main() -> None:
             "gflop_per_edit": round(statistics.median(flops) / 1e9, 3),
             "floor_seconds": round(floor, 4),
             "measured_over_floor": round(statistics.median(suffix) / floor, 1),
+            "products_seconds": round(statistics.median(bare), 4),
+            "measured_over_products": round(statistics.median(suffix) / statistics.median(bare), 2),
         })  # fmt: skip
         sys.stderr.write(f"{json.dumps(rows[-1])}\n")
     base, _ = load("atlas")
