@@ -8,7 +8,7 @@ from errata.calibration import taught
 from errata.contrast import contrasts, first_tokens, swapped
 from errata.edit import Edit
 from errata.errors import BadOption
-from errata.forgetting import most_forgotten
+from errata.forgetting import look
 from errata.merging import OPERATORS
 from errata.methods import make
 from errata.model import EditedModel
@@ -299,13 +299,31 @@ def test_prompts_that_calibrate_are_never_trained_on() -> None:
 
 def test_the_most_forgotten_edits_are_those_whose_targets_are_least_probable() -> None:
     model = wise()
-    found = most_forgotten(model, memory_of(model), lambda a, y: y, EDITS, 3)
+    found = look(model, memory_of(model), lambda a, y: y, EDITS)
     rows = model.tokens.rows([(edit.prompt, edit.target) for edit in EDITS])
     with model.lifted():
         probabilities = model.target_probability(rows)
     order = sorted(range(len(EDITS)), key=lambda i: probabilities[i])
-    assert found == [EDITS[i] for i in order[:3]]
-    assert most_forgotten(model, memory_of(model), lambda a, y: y, EDITS, 0) == []
+    assert found.worst(3) == [EDITS[i] for i in order[:3]]
+    assert found.worst(0) == []
+
+
+def test_the_threshold_can_be_kept_within_reach_of_edits_that_were_not_trained_along(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: dict[str, list[int]] = {"trained": [], "sampled": []}
+    for reach, counts in seen.items():
+        model = wise(reach=reach, replay=2)
+
+        def counted(
+            model: EditedModel, memory: SideMemory, d_in: Tensor, *rest: object, to=counts
+        ) -> dict[str, Tensor]:
+            to.append(len(d_in))
+            return calibration.thresholds(model, memory, d_in, *rest)
+
+        monkeypatch.setattr("errata.methods.wise.thresholds", counted)
+        model.edit_many(EDITS)
+    assert seen == {"trained": [1, 2, 3, 3], "sampled": [1, 2, 3, 4]}, "the fourth edit trains with two of three"
 
 
 # -- the published values ----------------------------------------------------------------------------------------------

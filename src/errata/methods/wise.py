@@ -26,7 +26,7 @@ from errata.contrast import contrasts
 from errata.edit import Edit
 from errata.editor import Editor
 from errata.fitting import Stop, Trace, fit
-from errata.forgetting import most_forgotten
+from errata.forgetting import Looked, look
 from errata.memory import add
 from errata.merging import OPERATORS, merge
 from errata.objective import hinge, target_nll
@@ -119,6 +119,9 @@ class Wise(Editor):
     spill: float = 0.01
     """Calibration: the share of irrelevant prompts that may change their answer (`spills=answers`) or be routed to the
     side memory (`spills=rows`)."""
+    reach: str = "trained"
+    """Calibration: the edits that the threshold is kept within reach of. The new one and those `trained` along with it,
+    whose activations are larger than those of the others; or also the `sampled` ones that were only looked at."""
     spills: str = "answers"
     """What is counted: irrelevant `answers` that change, in their first token, or `rows` that the side memory answers."""
     routing: str = "activation"
@@ -144,6 +147,7 @@ class Wise(Editor):
         for name, values in {
             "mode": ("merge", "retrieve"), "merge": OPERATORS, "margins": ("relative", "absolute"), "over": OVER,
             "distance": ("paper", "released"), "routing": ("activation", "oracle"), "spills": SPILLS,
+            "reach": ("trained", "sampled"),
             "preset": (None, "published"),
         }.items():  # fmt: skip
             named = ", ".join(str(value) for value in values)
@@ -187,7 +191,7 @@ class Wise(Editor):
         assert isinstance(memory, SideMemory)
         memory.make_room(self._shard_size(model), self.k, self.most)
         homes = torch.cat([memory.homes, memory.homes.new_tensor([memory.current])])
-        same, apart = self._replayed(model, memory, edit, index)
+        same, apart, looked = self._replayed(model, memory, edit, index)
         contexts = model.contexts(edit.prompt)
         drawn = torch.randperm(len(contexts) - 1, generator=model.sampling.generator("wise/contexts", index)) + 1
         pairs = [(contexts[i], edit.target) for i in [0, *drawn[: self.contexts - 1].tolist()]]
@@ -206,6 +210,8 @@ class Wise(Editor):
         with model.routing.reading(rows.prompt):
             d_in = memory.activation(F.linear(suffix.a.to(theta.dtype), memory.shifts[-1]), suffix.y)
         bare = torch.cat([d_in[:1], d_in[len(pairs) - len(same) :]])
+        if looked is not None and self.reach == "sampled":
+            bare = torch.cat([bare, self._activations(model, memory, looked)])
         memory.put(thresholds(model, memory, bare, self.act_ratio, self.spill, self.spills))
         return trace
 
@@ -246,6 +252,13 @@ class Wise(Editor):
         )  # fmt: skip
         return theta.detach(), trace
 
+    def _activations(self, model: "EditedModel", memory: SideMemory, looked: Looked) -> Tensor:
+        """Those, in the side memory as it now is, of the edits that were looked at and not trained."""
+        suffix, others = looked.suffix, looked.order[self.replay - self.replay // 2 :]
+        with model.routing.reading(looked.rows.prompt):
+            d = memory.activation(F.linear(suffix.a.to(memory.values.dtype), memory.shifts[-1]), suffix.y)
+        return d[others]
+
     def _step_size(self, model: "EditedModel", memory: SideMemory) -> tuple[float, float | None]:
         """Learning rate and clip, from units of the layer: (|y| / |a|)^2 and |a| / |y| for sgd, an entry of W for adam."""
         if self.margins == "absolute":
@@ -261,8 +274,10 @@ class Wise(Editor):
 
     def _replayed(
         self, model: "EditedModel", memory: SideMemory, edit: Edit, index: int
-    ) -> tuple[list[Edit], list[Edit]]:
-        """Earlier edits in force to train along, half of them the most forgotten; and some of other side memories."""
+    ) -> tuple[list[Edit], list[Edit], Looked | None]:
+        """Earlier edits in force to train along, half of them the most forgotten; some of other side memories; and what
+        was looked at to find the most forgotten.
+        """
         latest = {old.prompt: i for i, old in enumerate(model.history[:index]) if old.prompt != edit.prompt}
         places = list(latest.values())
         drawn = torch.randperm(len(places), generator=model.sampling.generator("wise/replay", index)).tolist()
@@ -271,10 +286,14 @@ class Wise(Editor):
         start = 0 if self.joint else index - int(memory.edits)
         same = [model.history[i] for i in earlier if home[i] == memory.current and i >= start]
         apart = [model.history[i] for i in earlier if home[i] != memory.current]
-        if len(same) > self.replay:
-            half, rest = self.replay // 2, same[self.replay // 2 : LOOKED_AT * self.replay]
-            same = same[:half] + most_forgotten(model, memory, memory.always, rest, self.replay - half)
-        return same, apart[: self.replay]
+        looked = None
+        if self.replay == 0:
+            same = []
+        elif len(same) > self.replay:
+            half = self.replay // 2
+            looked = look(model, memory, memory.always, same[half : LOOKED_AT * self.replay])
+            same = same[:half] + looked.worst(self.replay - half)
+        return same, apart[: self.replay], looked
 
     def _scope(self, model: "EditedModel", memory: SideMemory, edit: Edit) -> dict[str, Tensor]:
         """What the oracle is told about an edit."""
