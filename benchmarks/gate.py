@@ -2,9 +2,9 @@
 
     python benchmarks/gate.py benchmarks/results/analysis --edits 200
 
-On validation edits of the atlas, as the first of a thousand, with the threshold kept within reach of the edits that were just
-trained (`reach=trained`) and of sampled ones too. At each mark all edits so far are asked as in use, and with the side memory
-always on. `gate.json` is written.
+On validation edits of the atlas, as the first of a thousand, with the threshold kept within reach of the edits that were
+just trained (`reach=trained`) and of sampled ones too. At each mark all edits so far are asked as in use, and with the side
+memory always on. `gate.json` is written.
 """
 
 import argparse

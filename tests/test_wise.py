@@ -3,7 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
+from errata import calibration
 from errata.calibration import taught
 from errata.contrast import contrasts, first_tokens, swapped
 from errata.edit import Edit
