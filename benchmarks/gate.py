@@ -1,6 +1,6 @@
 """What closes WISE's gate as edits accumulate: edits that hold in the side memory, and edits that the gate lets through.
 
-    python benchmarks/gate.py benchmarks/results/analysis --edits 200
+    python benchmarks/gate.py benchmarks/results/diagnoses --edits 200
 
 On validation edits of the atlas, as the first of a thousand, with the threshold kept within reach of the edits that were
 just trained (`reach=trained`) and of sampled ones too. At each mark all edits so far are asked as in use, and with the side

@@ -1,6 +1,6 @@
 """LEMoE's diagnoses: forgetting, routing in training and in use, the order of edits, and batch beside lifelong editing.
 
-    python benchmarks/lemoe.py benchmarks/results/analysis --edits 60 --prefixes 3
+    python benchmarks/lemoe.py benchmarks/results/diagnoses --edits 60 --prefixes 3
 
 On the atlas. `lemoe.json` is written after every run, and the same command goes on from what is there. `--set` changes an
 option of the method, as in `errata bench`.

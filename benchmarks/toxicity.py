@@ -1,6 +1,6 @@
 """WilKE's protocol: edit, look, edit back. What ROME does to facts that nobody touched, at each layer, beside WilKE.
 
-    python benchmarks/toxicity.py benchmarks/results/analysis --edits 16
+    python benchmarks/toxicity.py benchmarks/results/diagnoses --edits 16
 
 On the atlas; `toxicity.json` is written. A flash is the largest rise of the untouched facts' -log P under one edit, the
 build-up their rise over all edits, each of which was edited back.

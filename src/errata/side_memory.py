@@ -181,6 +181,11 @@ class SideMemory(Gated):
         mean, last = self.routing.over_prompt(d), self.routing.last_of_prompt(d)
         return {"mean": mean, "last": last, "blend": (mean + last) / 2}[self.over]
 
+    def active(self, a: Tensor, y: Tensor, prompt: Tensor) -> Tensor:
+        """Activations (batch,) of rows in the side memory that is being written; `a` and `y` as in `always`."""
+        with self.routing.reading(prompt):
+            return self.activation(F.linear(a.to(self.values.dtype), self.shifts[-1]), y)
+
     def activations(self, prompts: States, shift: Tensor) -> Tensor:
         """The same of prompts whose states are known: (prompts,)."""
         d = self._distance(F.linear(prompts.states, shift), prompts.outputs)

@@ -207,11 +207,11 @@ class Wise(Editor):
         theta, trace = self._fit(model, memory, suffix, rows, negatives)
         values = torch.cat([memory.values[: len(memory.values) - len(theta)], theta])
         memory.put({"values": values, "edits": memory.edits + 1, "homes": homes} | self._scope(model, memory, edit))
-        with model.routing.reading(rows.prompt):
-            d_in = memory.activation(F.linear(suffix.a.to(theta.dtype), memory.shifts[-1]), suffix.y)
+        d_in = memory.active(suffix.a, suffix.y, rows.prompt)
         bare = torch.cat([d_in[:1], d_in[len(pairs) - len(same) :]])
         if looked is not None and self.reach == "sampled":
-            bare = torch.cat([bare, self._activations(model, memory, looked)])
+            d_seen = memory.active(looked.suffix.a, looked.suffix.y, looked.rows.prompt)
+            bare = torch.cat([bare, d_seen[looked.order[self.replay - self.replay // 2 :]]])
         memory.put(thresholds(model, memory, bare, self.act_ratio, self.spill, self.spills))
         return trace
 
@@ -252,13 +252,6 @@ class Wise(Editor):
         )  # fmt: skip
         return theta.detach(), trace
 
-    def _activations(self, model: "EditedModel", memory: SideMemory, looked: Looked) -> Tensor:
-        """Those, in the side memory as it now is, of the edits that were looked at and not trained."""
-        suffix, others = looked.suffix, looked.order[self.replay - self.replay // 2 :]
-        with model.routing.reading(looked.rows.prompt):
-            d = memory.activation(F.linear(suffix.a.to(memory.values.dtype), memory.shifts[-1]), suffix.y)
-        return d[others]
-
     def _step_size(self, model: "EditedModel", memory: SideMemory) -> tuple[float, float | None]:
         """Learning rate and clip, from units of the layer: (|y| / |a|)^2 and |a| / |y| for sgd, an entry of W for adam."""
         if self.margins == "absolute":
@@ -275,9 +268,7 @@ class Wise(Editor):
     def _replayed(
         self, model: "EditedModel", memory: SideMemory, edit: Edit, index: int
     ) -> tuple[list[Edit], list[Edit], Looked | None]:
-        """Earlier edits in force to train along, half of them the most forgotten; some of other side memories; and what
-        was looked at to find the most forgotten.
-        """
+        """Earlier edits in force to train along; some of other side memories; and where the most forgotten are from."""
         latest = {old.prompt: i for i, old in enumerate(model.history[:index]) if old.prompt != edit.prompt}
         places = list(latest.values())
         drawn = torch.randperm(len(places), generator=model.sampling.generator("wise/replay", index)).tolist()
@@ -286,14 +277,11 @@ class Wise(Editor):
         start = 0 if self.joint else index - int(memory.edits)
         same = [model.history[i] for i in earlier if home[i] == memory.current and i >= start]
         apart = [model.history[i] for i in earlier if home[i] != memory.current]
-        looked = None
-        if self.replay == 0:
-            same = []
-        elif len(same) > self.replay:
-            half = self.replay // 2
-            looked = look(model, memory, memory.always, same[half : LOOKED_AT * self.replay])
-            same = same[:half] + looked.worst(self.replay - half)
-        return same, apart[: self.replay], looked
+        if self.replay == 0 or len(same) <= self.replay:
+            return same[: self.replay], apart[: self.replay], None
+        half = self.replay // 2
+        looked = look(model, memory, memory.always, same[half : LOOKED_AT * self.replay])
+        return same[:half] + looked.worst(self.replay - half), apart[: self.replay], looked
 
     def _scope(self, model: "EditedModel", memory: SideMemory, edit: Edit) -> dict[str, Tensor]:
         """What the oracle is told about an edit."""
