@@ -1,8 +1,9 @@
 """WilKE's protocol: every edit is edited back, and what stays behind is measured."""
 
-import importlib.util
 import json
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -49,16 +50,14 @@ def test_an_edit_without_an_old_answer_is_refused_before_anything_is_done() -> N
 
 
 def test_the_script_looks_at_every_layer_and_at_wilke(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    script: Callable[[str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = importlib.util.spec_from_file_location("toxicity_script", root / "benchmarks" / "toxicity.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    monkeypatch.setattr(script, "load", lambda name: (tiny("llama"), tiny_tokenizer()))
-    monkeypatch.setattr(script, "edits", lambda split: EDITS)
-    monkeypatch.setattr(script, "irrelevant", lambda: IRRELEVANT)
+    module = script("toxicity")
+    monkeypatch.setattr(module, "load", lambda name: (tiny("llama"), tiny_tokenizer()))
+    monkeypatch.setattr(module, "edits", lambda split: EDITS)
+    monkeypatch.setattr(module, "irrelevant", lambda: IRRELEVANT)
     monkeypatch.setattr("sys.argv", ["toxicity.py", str(tmp_path), "--edits", "1", "--untouched", "2"])
-    script.main()
+    module.main()
     found = json.loads((tmp_path / "toxicity.json").read_text(encoding="utf-8"))["found"]
     assert [layer["layer"] for layer in found["layers"]] == [0, 1, 2]
     assert all(set(each) > {"flash", "build_up", "success"} for each in (*found["layers"], found["wilke"]))

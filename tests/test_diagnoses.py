@@ -1,8 +1,9 @@
 """LEMoE's diagnoses, on a tiny model: what is counted is what was done."""
 
-import importlib.util
 import json
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -99,28 +100,26 @@ def test_all_diagnoses_are_json_and_the_base_is_bare_afterwards() -> None:
 
 
 def test_the_script_writes_run_by_run_and_goes_on_from_what_is_there(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    script: Callable[[str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = importlib.util.spec_from_file_location("lemoe_script", root / "benchmarks" / "lemoe.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    module = script("lemoe")
     plain = lemoe()
-    monkeypatch.setattr(script, "load", lambda name: (plain.detach(), plain.tokens.tokenizer))
-    monkeypatch.setattr(script, "edits", lambda split: MORE)
-    monkeypatch.setattr(script, "irrelevant", lambda: IRRELEVANT)
+    monkeypatch.setattr(module, "load", lambda name: (plain.detach(), plain.tokens.tokenizer))
+    monkeypatch.setattr(module, "edits", lambda split: MORE)
+    monkeypatch.setattr(module, "irrelevant", lambda: IRRELEVANT)
     path = tmp_path / "new" / "lemoe.json"
     small = "--edits 2 --prefixes 1 --shuffles 0 --set batch=1 --set steps=1".split()
     monkeypatch.setattr("sys.argv", ["lemoe.py", str(path.parent), *small])
-    script.main()
+    module.main()
     told = json.loads(path.read_text())
     assert list(told["found"]["runs"]) == ["as given", "planned", "dealt", "one batch", "one by one"]
     assert (told["settings"]["options"]["steps"], told["settings"]["prefixes"]) == (1, 1)
     told["found"]["runs"]["planned"]["experts"] = 7
     path.write_text(json.dumps(told))
-    script.main()
+    module.main()
     assert experts(path) == 7, "what is there is not made again"
     monkeypatch.setattr("sys.argv", ["lemoe.py", str(path.parent), *small, "--set", "lr=0.02"])
-    script.main()
+    module.main()
     assert experts(path) == 2, "other settings are another measurement"
 
 

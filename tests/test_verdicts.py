@@ -153,6 +153,8 @@ def test_findings_are_read_from_folders_and_damage_is_named(tmp_path):
         '{"analysis": "overlap", "settings": {"rows": 2, "columns": 3}, "found": {}}'
     )
     (tmp_path / "other.json").write_text('["nothing of ours"]')
+    (tmp_path / "odd.json").write_text('{"analysis": "overlap", "settings": [], "found": {}}')
+    (tmp_path / "number.json").write_text("3")
     (one,) = read([tmp_path, tmp_path / "results.jsonl"])
     assert (one.name, one.model) == ("overlap", "2 x 3 masks")
     (tmp_path / "cut.json").write_text('{"analysis": ')

@@ -21,6 +21,10 @@ OVER: dict[str, Callable[[Iterable[float]], float]] = {
 """What is taken of several numbers; `largest` is the most in size."""
 
 
+PARTS = ("settings", "found")
+"""What an analysis is made of: what was asked, and what was found."""
+
+
 class Analysis(NamedTuple):
     """One file of findings."""
 
@@ -35,7 +39,7 @@ class Analysis(NamedTuple):
     @classmethod
     def of(cls, told: Mapping[str, Any]) -> "Analysis":
         """From the object of a file."""
-        asked, found = told.get("settings", {}), told["found"]
+        asked, found = told["settings"], told["found"]
         model = asked.get("model") or f"{asked.get('rows')} x {asked.get('columns')} masks"
         data = asked.get("data") or asked.get("facts") or f"rho {asked.get('rho')} and k {asked.get('k')}"
         return cls(told["analysis"], asked.get("method") or found.get("method", ""), model, data, found)
@@ -84,6 +88,6 @@ def read(folders: Iterable[Path]) -> list[Analysis]:
             told = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise UsageError(f"{path} is not JSON ({error}): remove it, or make it again") from None
-        if isinstance(told, dict) and "analysis" in told and isinstance(told.get("found"), dict):
+        if isinstance(told, dict) and "analysis" in told and all(isinstance(told.get(part), dict) for part in PARTS):
             found.append(Analysis.of(told))
     return found

@@ -161,8 +161,9 @@ def verdicts(rows: Sequence[Row], analyses: Sequence[Analysis] = ()) -> list[Ver
     found = []
     groups = dict.fromkeys((row.model, row.data) for row in rows)
     for claim in claims():
-        on = [_verdict(claim, rows, *group) for group in groups if group[1].partition(":")[0] in claim.data]
-        if claim.analysis:
+        if not claim.analysis:
+            on = [_verdict(claim, rows, *group) for group in groups if group[1].partition(":")[0] in claim.data]
+        else:
             alike = [a for a in analyses if a.name == claim.analysis and claim.method in ("", a.method)]
             on = [Verdict(claim, a.model, a.data, tuple(_look(test, a.found) for test in claim.tests)) for a in alike]
         some = [verdict for verdict in on if any(f.holds is not None for f in verdict.found)]
