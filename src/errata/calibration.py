@@ -80,14 +80,18 @@ def threshold(
     if len(memory.answers) == 0:
         with model.lifted():
             memory.answers = first_tokens(model, prompts)
-    first = _first_spilled(model, memory, shift, prompts, order[: 1 + int(OPEN * len(order))], allowed)
+    most = int(OPEN * len(order))
+    above = min(int((d > wanted).sum()), most + 1)  # below what is wanted, no answer matters
+    first = min(_first_spilled(model, memory, shift, prompts, order[:above], allowed), most)
     return wanted.clamp(min=d[first], max=d[min(allowed, len(d) - 1)])
 
 
 def _first_spilled(
     model: "EditedModel", memory: SideMemory, shift: Tensor, prompts: Sequence[str], order: Tensor, allowed: int
 ) -> int:
-    """In order of activation, the first prompt whose answer changes when `allowed` have changed before it."""
+    """In order of activation, the first whose answer changes when `allowed` have changed before it, or how many."""
+    if len(order) <= allowed:
+        return len(order)
     spilled = 0
     for start in range(0, len(order), AT_ONCE):
         part = order[start : start + AT_ONCE]
@@ -97,7 +101,7 @@ def _first_spilled(
         if len(beyond):
             return start + int(beyond[0])
         spilled = int(counts[-1])
-    return len(order) - 1
+    return len(order)
 
 
 @torch.no_grad()

@@ -52,6 +52,7 @@ class Wise(Editor):
     name: ClassVar[str] = "wise"
     depth: ClassVar[float] = 27 / 31
     published_layers: ClassVar[dict[tuple[str, int], int]] = {("llama", 32): 27, ("mistral", 32): 27, ("gptj", 28): 21}
+    unsaid: ClassVar[dict[str, object]] = {"reach": "trained"}
     waives: ClassVar[dict[str, str]] = {
         "unrelated prompts": "the gate may open where no answer changes, and the logits then move; not with spills=rows",
         "first edit held": "the calibrated gate stays shut where an edit's activation is below irrelevant ones",
@@ -119,9 +120,9 @@ class Wise(Editor):
     spill: float = 0.01
     """Calibration: the share of irrelevant prompts that may change their answer (`spills=answers`) or be routed to the
     side memory (`spills=rows`)."""
-    reach: str = "trained"
+    reach: str = "sampled"
     """Calibration: the edits that the threshold is kept within reach of. The new one and those `trained` along with it,
-    whose activations are larger than those of the others; or also the `sampled` ones that were only looked at."""
+    whose activations are larger than those of the others; and also the `sampled` ones that were only looked at."""
     spills: str = "answers"
     """What is counted: irrelevant `answers` that change, in their first token, or `rows` that the side memory answers."""
     routing: str = "activation"
