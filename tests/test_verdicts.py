@@ -147,6 +147,22 @@ def test_what_is_taken_of_several_numbers():
     assert str(Look(("layers", "*", "x"), "least")) == "least layers x"
 
 
+def test_an_ablation_is_put_to_the_test_after_fewer_edits_where_there_are_no_more():
+    early = [
+        row("wise", 100, locality=1.0, options={"margin": True}),
+        row("wise", 100, locality=0.5, options={"margin": False}),
+    ]
+    (verdict,) = on("margin-loss", early)
+    assert [str(found.test) for found in verdict.found] == [
+        "wise (margin=False) locality at T=100 < wise locality at T=100"
+    ], "once, though the claim is about two lengths"
+    assert verdict.status == REPRODUCED
+    late = [row("wise", 1000, locality=0.5, options={"margin": margin}) for margin in (True, False)]
+    (verdict,) = on("margin-loss", early + late)
+    assert [found.holds for found in verdict.found] == [True, False]
+    assert verdict.status == PARTLY
+
+
 def test_findings_are_read_from_folders_and_damage_is_named(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.json").write_text(
