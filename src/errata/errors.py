@@ -9,6 +9,7 @@
     │   ├── NoSite              the model has no place where this could be installed
     │   └── MissingExtra        an optional dependency is not installed
     ├── EditFailed              the edit was tried, did not work, and was rolled back
+    ├── OutOfMemory             the machine or the GPU does not hold it; says what would fit
     ├── RoutingError            a forward call whose prompt tokens cannot be known
     ├── StoreError              a saved model that cannot be used
     │   ├── BaseMismatch        ... because it was made on another base model
@@ -79,6 +80,10 @@ class MissingExtra(UsageError):
 
 class EditFailed(ErrataError):
     """The edit was tried and did not work; the model is as it was before it."""
+
+
+class OutOfMemory(ErrataError):
+    """Memory ran out; nothing was changed. The message says what takes less."""
 
 
 class RoutingError(ErrataError):

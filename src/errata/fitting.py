@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from errata.errors import EditFailed
+from errata.room import is_full
 
 
 class Adalayer(torch.optim.Optimizer):
@@ -153,6 +154,8 @@ def fit_each(
                     torch.nn.utils.clip_grad_norm_(list(problems[i]), clip)
                 optims[i].step()
         except RuntimeError as error:  # a step size beyond the range of the dtype
+            if is_full(error):
+                raise
             raise EditFailed(f"step {step} failed: {error}; try a smaller learning rate (lr={lr:g})") from error
         if after is not None:
             with torch.no_grad():

@@ -16,6 +16,7 @@ from torch import nn
 
 from errata.edit import Probe
 from errata.errors import BadOption, DamagedFile, MissingExtra, UnknownName, UsageError
+from errata.room import room_for, smaller_model
 
 ATLAS = "atlas"
 SMALL = 1_000_000_000
@@ -38,7 +39,7 @@ def load(
     one is laid over all GPUs, the CPU and the disk by `device_map`, as transformers has it ("auto", or module by module),
     or is split over the processes of `torchrun` by `tp_plan="auto"`; `device="auto"` is `device_map="auto"`. Raises
     `UnknownName` for a model that is not found, `DamagedFile` for weights that cannot be read, `UsageError` for a
-    directory without a part, `MissingExtra` for a device map without accelerate.
+    directory without a part, `MissingExtra` for a device map without accelerate, `OutOfMemory`.
     """
     if dtype not in DTYPES:
         raise BadOption(f"dtype {dtype!r}: {', '.join(DTYPES)}")
@@ -47,9 +48,11 @@ def load(
     layout = _layout(device, device_map, tp_plan)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     source = locate(name)
-    with quiet():
+    with quiet(), room_for(name, lambda: smaller_model(half=dtype in DTYPES[2:])):
         tokenizer = _tokenizer(name, source)
         model = _model(name, source, dtype, layout)
+        if not layout:
+            model.to(place)
     if dtype == "auto" and place.type == "cpu" and device_map is None and _is_small_and_half(model):
         # 16-bit matrix products on a CPU are slow, and too coarse for the inner optimisation of an edit. The values of
         # the weights stay what the checkpoint says; only the arithmetic is finer.
@@ -57,7 +60,7 @@ def load(
         model.config.dtype = torch.float32
     # What `EditedModel` records as the name of its base: the name, where a path would only hold on this machine.
     model.config._name_or_path = ATLAS if name == ATLAS else source
-    return (model if layout else model.to(place)).eval(), tokenizer
+    return model.eval(), tokenizer
 
 
 def outline(name: str) -> nn.Module:

@@ -21,6 +21,7 @@ from errata.fitting import Trace
 from errata.memory import Edited, Memory
 from errata.objective import target_log_probability
 from errata.parallel import main_device
+from errata.room import room_for, smaller_edit
 from errata.routing import Routing
 from errata.sampling import Sampling, draw_prefixes
 from errata.sites import Site, find_sites, relative_layer, site_at
@@ -273,7 +274,7 @@ class EditedModel:
         """Make these edits, and measure what became of their targets."""
         rows = self.tokens.rows([(edit.prompt, edit.target) for edit in edits], self.device)
         start = time.perf_counter()
-        with self.steady():
+        with self.steady(), self._as_before_on_failure():
             before = self.target_probability(rows)
             name, trace = self._apply(edits)
             after = self.target_probability(rows)
@@ -290,14 +291,20 @@ class EditedModel:
         return receipts
 
     def _apply(self, edits: Sequence[Edit]) -> tuple[str, Trace]:
-        """Let the editor work; on any exception put everything back."""
+        """Let the editor work, without looking at what comes of it."""
         if self.editor is None:
             raise BadOption("this model has no editing method: EditedModel(base, tokenizer, method='memoir')")
+        self.history.extend(edits)
+        self.batches.append(len(edits))
+        with room_for("this edit", lambda: smaller_edit(self, len(edits))):
+            return self.editor.name, self.editor.edit(self, edits)
+
+    @contextmanager
+    def _as_before_on_failure(self) -> Iterator[None]:
+        """Scope: any exception puts back all that edits have written."""
         held, history, batches = self._tensors(), list(self.history), list(self.batches)
         try:
-            self.history.extend(edits)
-            self.batches.append(len(edits))
-            return self.editor.name, self.editor.edit(self, edits)
+            yield
         except BaseException:
             self._put_tensors(held)
             self.history, self.batches = history, batches
