@@ -11,6 +11,7 @@ from errata import loading
 from errata.edit import Edit
 from errata.editor import Editor
 from errata.errors import OutOfMemory
+from errata.methods.wise import Wise
 from errata.model import EditedModel
 from errata.room import is_full, room_for, smaller_edit
 from tiny import EDITS, tiny_tokenizer
@@ -48,7 +49,7 @@ def test_an_edit_that_does_not_fit_is_rolled_back_and_says_what_would(monkeypatc
 
     monkeypatch.setattr(type(model.editor), "edit", greedy)
     with pytest.raises(
-        OutOfMemory, match="this edit does not fit into memory; try a batch size below 2, or dtype"
+        OutOfMemory, match="this edit does not fit into memory; try batch_size below 2, or dtype"
     ) as told:
         model.edit_batch(EDITS[1:3])
     assert "device auto" in str(told.value)
@@ -57,8 +58,8 @@ def test_an_edit_that_does_not_fit_is_rolled_back_and_says_what_would(monkeypatc
 
 
 def test_the_counts_of_a_method_are_named() -> None:
-    model = EditedModel(tiny("llama", dtype=torch.bfloat16), tiny_tokenizer(), "wise")
-    with pytest.raises(OutOfMemory) as told, room_for("x", lambda: smaller_edit(model, 1)):
+    options = Wise().options()
+    with pytest.raises(OutOfMemory) as told, room_for("x", lambda: smaller_edit(options, 1, half=True)):
         raise MemoryError
     assert str(told.value) == (
         "x does not fit into memory; try contexts below 6, or replay below 24, or negatives below 32, or device auto,"

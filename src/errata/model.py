@@ -296,8 +296,9 @@ class EditedModel:
             raise BadOption("this model has no editing method: EditedModel(base, tokenizer, method='memoir')")
         self.history.extend(edits)
         self.batches.append(len(edits))
-        with room_for("this edit", lambda: smaller_edit(self, len(edits))):
-            return self.editor.name, self.editor.edit(self, edits)
+        editor, half = self.editor, next(self.base.parameters()).dtype.itemsize == 2
+        with room_for("this edit", lambda: smaller_edit(editor.options(), len(edits), half=half)):
+            return editor.name, editor.edit(self, edits)
 
     @contextmanager
     def _as_before_on_failure(self) -> Iterator[None]:

@@ -1,13 +1,10 @@
 """Room: what is said when the memory of a machine or of a GPU does not hold something, and what would fit."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import Any
 
 from errata.errors import OutOfMemory
-
-if TYPE_CHECKING:
-    from errata.model import EditedModel
 
 COUNTS = ("contexts", "replay", "negatives", "batch")
 """Options of methods that say how many rows are held at once."""
@@ -33,14 +30,10 @@ def room_for(what: str, ways: Callable[[], Sequence[str]]) -> Iterator[None]:
         ) from error
 
 
-def smaller_edit(model: "EditedModel", count: int) -> list[str]:
-    """What takes less memory when `count` edits are made at once."""
-    ways = [f"a batch size below {count}"] if count > 1 else []
-    options = model.editor.options() if model.editor is not None else {}
-    ways += [
-        f"{name} below {options[name]}" for name in COUNTS if isinstance(options.get(name), int) and options[name] > 1
-    ]
-    return [*ways, *smaller_model(half=next(model.base.parameters()).dtype.itemsize == 2)]
+def smaller_edit(options: Mapping[str, Any], count: int, *, half: bool) -> list[str]:
+    """What takes less memory when a method with these options makes `count` edits at once."""
+    counts = {"batch_size": count} | {name: options[name] for name in COUNTS if name in options}
+    return [*(f"{name} below {value}" for name, value in counts.items() if value > 1), *smaller_model(half=half)]
 
 
 def smaller_model(*, half: bool) -> list[str]:
