@@ -12,36 +12,17 @@ import time
 import pytest
 from typer.testing import CliRunner
 
+from commands import lines, refused, run
 from errata import disk, methods
 from errata.cli import app
 from errata.data import jsonl
 from errata.edit import Edit
 from errata.model import EditedModel
-from tiny import EDITS, tiny_llama, tiny_tokenizer
+from tiny import EDITS, tiny_llama, tiny_tokenizer, write_tiny
 
 ANY = ("--min-reliability", "0")
 """The tiny model takes few edits; most tests here are not about its gate."""
 ONE = ("--prompt", "Snow is", "--target", "red", *ANY)
-
-
-def run(*arguments, code):
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert result.exit_code == code, (result.output, result.exception)
-    return result
-
-
-def refused(*arguments, code=2):
-    """The one line that a refused command writes."""
-    result = run(*arguments, code=code)
-    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    assert result.stderr.count("error: ") == len(errors) == 1
-    assert "Traceback" not in result.stderr
-    assert result.stdout == ""
-    return errors[0]
-
-
-def lines(result):
-    return [json.loads(line) for line in result.stdout.splitlines()]
 
 
 def contents(directory):
@@ -52,9 +33,7 @@ def contents(directory):
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     path = tmp_path_factory.mktemp("bad") / "tiny"
-    tiny_llama().save_pretrained(path)
-    tiny_tokenizer().save_pretrained(path)
-    return path
+    return write_tiny(path)
 
 
 @pytest.fixture(scope="module")
@@ -265,8 +244,7 @@ def _failing(self, model, edits):
 
 @pytest.fixture
 def other(tmp_path):
-    tiny_llama(seed=1).save_pretrained(tmp_path / "other")
-    tiny_tokenizer().save_pretrained(tmp_path / "other")
+    write_tiny(tmp_path / "other", seed=1)
     return tmp_path / "other"
 
 

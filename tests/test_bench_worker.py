@@ -12,7 +12,7 @@ from errata.bench.worker import Worker
 from errata.data import jsonl
 from errata.fingerprint import fingerprint
 from test_bench_stream import results
-from tiny import EDITS, tiny_llama, tiny_tokenizer
+from tiny import EDITS, tiny_llama, write_tiny
 
 PLAN = """
 title = "A trial"
@@ -30,8 +30,7 @@ options = { layer = 9 }
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("worker")
-    tiny_llama(layers=2).save_pretrained(path / "tiny")
-    tiny_tokenizer().save_pretrained(path / "tiny")
+    write_tiny(path / "tiny", layers=2)
     jsonl.write(path / "edits.jsonl", EDITS)
     (path / "plan.toml").write_text(PLAN.replace("MODEL", f"{path}/tiny").replace("EDITS", f"{path}/edits.jsonl"))
     return path

@@ -26,7 +26,7 @@ from errata.errors import (
 )
 from errata.fingerprint import fingerprint
 from errata.model import EditedModel
-from tiny import EDITS, tiny_llama, tiny_tokenizer
+from tiny import EDITS, tiny_llama, tiny_tokenizer, write_tiny
 
 PREFIXES = ("I think so.", "You are right.")
 PROMPTS = [edit.prompt for edit in EDITS] + ["Snow is", "Water boils at"]
@@ -36,9 +36,7 @@ PROMPTS = [edit.prompt for edit in EDITS] + ["Snow is", "Water boils at"]
 def base_dir(tmp_path_factory):
     """A tiny base model as a directory."""
     path = tmp_path_factory.mktemp("base") / "tiny"
-    tiny_llama().save_pretrained(path)
-    tiny_tokenizer().save_pretrained(path)
-    return path
+    return write_tiny(path)
 
 
 def edited(base_dir, method="grace", edits=EDITS[:2], **options):
@@ -225,8 +223,7 @@ def test_parameters_on_meta_count_by_name_and_shape():
 
 def test_another_base_is_refused_by_name(saved, tmp_path):
     other = tmp_path / "other"
-    tiny_llama(seed=1).save_pretrained(other)
-    tiny_tokenizer().save_pretrained(other)
+    write_tiny(other, seed=1)
     with pytest.raises(BaseMismatch) as caught:
         EditedModel.from_pretrained(saved, base_name=str(other))
     assert "tiny" in str(caught.value)

@@ -7,9 +7,9 @@ import subprocess
 import sys
 
 import pytest
-from typer.testing import CliRunner
 
 import errata
+from commands import lines, run
 from errata import methods
 from errata.cli import app, settings
 from errata.cli.session import remaining
@@ -17,7 +17,7 @@ from errata.data import jsonl
 from errata.edit import Edit
 from errata.errors import BadOption, UnknownName
 from errata.model import EditedModel
-from tiny import EDITS, tiny_llama, tiny_tokenizer
+from tiny import EDITS, write_tiny
 
 COMMANDS = (
     "demo", "edit", "ask", "explain", "log", "revert", "diff", "verify", "export", "import", "bench", "report", "tune",
@@ -29,23 +29,11 @@ ANY = ("--min-reliability", "0")
 """The tiny model takes few edits; most tests here are not about its gate."""
 
 
-def run(*arguments, code=0):
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert result.exit_code == code, (result.output, result.exception)
-    return result
-
-
-def lines(result):
-    return [json.loads(line) for line in result.stdout.splitlines()]
-
-
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """A tiny model as a directory."""
     path = tmp_path_factory.mktemp("cli") / "tiny"
-    tiny_llama().save_pretrained(path)
-    tiny_tokenizer().save_pretrained(path)
-    return path
+    return write_tiny(path)
 
 
 @pytest.fixture(scope="module")

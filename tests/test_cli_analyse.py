@@ -3,11 +3,13 @@
 import json
 import re
 import sys
+from functools import partial
 
 import pytest
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
+import commands
 from errata.analysis import summary
 from errata.analysis.figures import FIGURES
 from errata.analysis.findings import FORMAT, Findings
@@ -16,32 +18,19 @@ from errata.cli import app
 from errata.data import jsonl
 from errata.edit import Edit
 from test_superposition import FACTS
-from tiny import EDITS, tiny_llama, tiny_tokenizer
+from tiny import EDITS, write_tiny
+
+run = partial(commands.run, "analyse")
+refused = partial(commands.refused, "analyse")
 
 COMMANDS = ("superposition", "tracing", "overlap", "routing")
 SMALL = ("--rows", "32", "--columns", "64", "--masks", "16/64", "--edits", "20", "--queries", "4")
 
 
-def run(*arguments, code=0):
-    result = CliRunner().invoke(app, ["analyse", *[str(argument) for argument in arguments]])
-    assert result.exit_code == code, (result.output, result.exception)
-    return result
-
-
-def refused(*arguments):
-    """The one line that a refused command writes."""
-    result = run(*arguments, code=2)
-    assert result.stdout == ""
-    (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    return line
-
-
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     path = tmp_path_factory.mktemp("analyse") / "tiny"
-    tiny_llama().save_pretrained(path)
-    tiny_tokenizer().save_pretrained(path)
-    return path
+    return write_tiny(path)
 
 
 @pytest.fixture(scope="module")

@@ -1,48 +1,25 @@
 """The commands of the ledger: log, revert, diff, verify; gates and attribution of edit; and what they refuse."""
 
-import json
 import shutil
 import sqlite3
 
 import pytest
-from typer.testing import CliRunner
 
-from errata.cli import app
+from commands import lines, refused, run
 from errata.data import jsonl
 from errata.edit import Edit
 from errata.ledger import Hold
 from errata.model import EditedModel
-from tiny import EDITS, tiny_llama, tiny_tokenizer
+from tiny import EDITS, write_tiny
 
 A, B, C, D = EDITS
 OFF = ("--min-reliability", "0", "--set", "steps=2")
 
 
-def run(*arguments, code=0):
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert result.exit_code == code, (result.output, result.exception)
-    return result
-
-
-def refused(*arguments, code=2):
-    """The one line that a refused command writes."""
-    result = run(*arguments, code=code)
-    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    assert result.stderr.count("error: ") == len(errors) == 1
-    assert "Traceback" not in result.stderr
-    return errors[0]
-
-
-def lines(result):
-    return [json.loads(line) for line in result.stdout.splitlines()]
-
-
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     path = tmp_path_factory.mktemp("cli") / "tiny"
-    tiny_llama().save_pretrained(path)
-    tiny_tokenizer().save_pretrained(path)
-    return path
+    return write_tiny(path)
 
 
 @pytest.fixture(scope="module")
@@ -185,8 +162,7 @@ def test_what_cannot_be_reverted(acme, choice, says):
 
 
 def test_reverting_on_another_base(acme, tmp_path):
-    tiny_llama(seed=1).save_pretrained(tmp_path / "other")
-    tiny_tokenizer().save_pretrained(tmp_path / "other")
+    write_tiny(tmp_path / "other", seed=1)
     assert "whose weights are not those of" in refused("revert", acme, A.id, "--model", tmp_path / "other", code=1)
     assert history(acme) == [A.target, B.target, C.target]
 
@@ -231,7 +207,7 @@ def altered(directory):
 def test_a_broken_chain_is_exit_code_4_everywhere(acme):
     altered(acme)
     for command in (("verify", acme), ("ask", acme, "x"), ("revert", acme, A.id), ("log", acme)):
-        line = refused(*command, code=4)
+        line = refused(*command, code=4, silent=False)
         assert "broken at event 2" in line
     assert "requested" in run("log", acme, code=4).stdout, "it is listed all the same"
 

@@ -11,19 +11,21 @@ import socket
 import subprocess
 import sys
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
-from typer.testing import CliRunner
 
+import commands
 from errata.bench import dispatch, record
 from errata.bench.cluster import Share, connected
 from errata.bench.record import FILE, read
-from errata.cli import app
 from errata.data import jsonl
 from errata.errors import BadOption, ErrataError
-from tiny import EDITS, tiny_llama, tiny_tokenizer
+from tiny import EDITS, write_tiny
+
+run = partial(commands.run, "bench")
 
 SRC = Path(__file__).resolve().parent.parent / "src"
 CASES = """
@@ -41,8 +43,7 @@ def tiny(tmp_path_factory):
     """Two tiny models and four edits, as files, and a plan of six cells over them."""
     folder = tmp_path_factory.mktemp("cluster")
     for i, name in enumerate(("one", "two")):
-        tiny_llama(layers=2, seed=i).save_pretrained(folder / name)
-        tiny_tokenizer().save_pretrained(folder / name)
+        write_tiny(folder / name, layers=2, seed=i)
     jsonl.write(folder / "edits.jsonl", EDITS)
     models = json.dumps([str(folder / "one"), str(folder / "two")])
     head = f'title = "A trial"\nmodel = {models}\ndata = "{folder}/edits.jsonl"\nedits = [1, 3]\n'
@@ -73,12 +74,6 @@ def cluster(environment):
     )  # fmt: skip
     yield ray
     ray.shutdown()
-
-
-def run(*arguments, code=0):
-    result = CliRunner().invoke(app, ["bench", *map(str, arguments)])
-    assert result.exit_code == code, (result.output, result.exception)
-    return result
 
 
 def measured(row):

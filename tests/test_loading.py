@@ -9,16 +9,14 @@ import torch
 from errata import loading
 from errata.checkpoint import fingerprint
 from errata.errors import BadOption, DamagedFile, UnknownName, UsageError
-from tiny import tiny_llama, tiny_tokenizer
+from tiny import tiny_llama, tiny_tokenizer, write_tiny
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     """A directory with a tiny model and its tokenizer."""
     path = tmp_path_factory.mktemp("models") / "tiny"
-    tiny_llama().save_pretrained(path)
-    tiny_tokenizer().save_pretrained(path)
-    return path
+    return write_tiny(path)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from errata import loading
 from errata.errors import BadOption, MissingExtra
 from errata.model import EditedModel
 from errata.parallel import main_device
-from tiny import EDITS, tiny_llama, tiny_tokenizer
+from tiny import EDITS, tiny_llama, write_tiny
 
 TESTS = Path(__file__).resolve().parent
 METHODS = ("memoir", "wise", "memit", "lora")
@@ -25,9 +25,7 @@ PROMPTS = [edit.prompt for edit in EDITS]
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     path = tmp_path_factory.mktemp("parallel") / "tiny"
-    tiny_llama().save_pretrained(path)
-    tiny_tokenizer().save_pretrained(path)
-    return path
+    return write_tiny(path)
 
 
 @pytest.fixture(scope="module")

@@ -1,19 +1,21 @@
 """Plan files: what they say, what they may not say, what they cost, and that they are carried out and resumed."""
 
 import json
+from functools import partial
 
 import pytest
-from typer.testing import CliRunner
 
+import commands
 from errata.bench.estimate import estimate
 from errata.bench.plan import Plan
 from errata.bench.plan_file import PlanFile, expanded, model_name
-from errata.cli import app
 from errata.data import jsonl
 from errata.errors import BadOption, UnknownName, UsageError
 from errata.methods import make
 from test_bench_record import a_row
-from tiny import EDITS, tiny_llama, tiny_tokenizer
+from tiny import EDITS, tiny_llama, write_tiny
+
+run = partial(commands.run, "bench")
 
 HEAD = 'title = "A trial"\nmodel = "atlas"\ndata = "atlas"\nedits = [1, 3]\n'
 GRACE = '[[method]]\nname = "grace"\noptions = { steps = 5 }\n'
@@ -29,18 +31,11 @@ def plan(folder, text):
     return PlanFile.read(written(folder, text))
 
 
-def run(*arguments, code=0):
-    result = CliRunner().invoke(app, ["bench", *map(str, arguments)])
-    assert result.exit_code == code, (result.output, result.exception)
-    return result
-
-
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     """A tiny model and four edits, as files."""
     folder = tmp_path_factory.mktemp("plan") / "tiny"
-    tiny_llama(layers=2).save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
+    write_tiny(folder, layers=2)
     jsonl.write(folder.parent / "edits.jsonl", EDITS)
     return folder, folder.parent / "edits.jsonl"
 

@@ -1,6 +1,8 @@
 """Tiny models and tokenizers: built in memory, with random or hand-set weights, for tests without network and files."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, pre_tokenizers, processors, trainers
@@ -65,6 +67,13 @@ def tiny_llama(
     torch.manual_seed(seed)
     model = LlamaForCausalLM(_config(vocabulary, hidden_size=32, intermediate_size=64, num_hidden_layers=layers))
     return model.to(dtype).eval()
+
+
+def write_tiny(path: Path, **kwargs: Any) -> Path:
+    """A tiny Llama and its tokenizer as a directory, and where it is."""
+    tiny_llama(**kwargs).save_pretrained(path)
+    tiny_tokenizer().save_pretrained(path)
+    return path
 
 
 def successor_llama(tokenizer: PreTrainedTokenizerFast, successors: Mapping[str, str]) -> LlamaForCausalLM:
