@@ -7,7 +7,7 @@ from torch import Tensor
 from errata.mask_index import MaskIndex, words
 from errata.routing import NEAR
 
-AT_ONCE = 1 << 24
+AT_ONCE = 1 << 20
 """Bytes of stored masks that are compared at once."""
 _POPCOUNT = torch.tensor([byte.bit_count() for byte in range(256)], dtype=torch.uint8)
 
@@ -39,7 +39,7 @@ def overlaps(mask: Tensor, stored: Tensor) -> Tensor:
     """How many features each query shares with each stored mask.
 
     Packed (batch, bytes) and (edits, bytes) -> (batch, edits) int32. Rows are taken one after another, and stored masks a
-    few megabytes at a time, so that the work space stays small.
+    megabyte at a time, so that the work space stays small.
     """
     if stored.device.type == "cpu" and not torch.compiler.is_compiling():
         few = max(1, AT_ONCE // max(1, stored.shape[1]))
