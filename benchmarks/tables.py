@@ -1,8 +1,9 @@
 """Write the tables of README.md and docs/results.md, and all of docs/evidence.md, anew from the committed results.
 
 A table stands between `<!-- table: NAME -->` and `<!-- end -->`; NAME is a folder of benchmarks/results, then perhaps
-a scorer and the T to show: `atlas teacher_forced_token T=100`. With --check nothing is written, and the exit code is 1
-where a file differs.
+a scorer and the T to show: `atlas teacher_forced_token T=100`. Between `<!-- tuned: NAME -->` and `<!-- end -->` stands
+what `errata tune` chose, from benchmarks/tuning. With --check nothing is written, and the exit code is 1 where a file
+differs.
 """
 
 import argparse
@@ -12,15 +13,18 @@ from pathlib import Path
 
 from errata.bench import analyses, markdown, page, record
 from errata.bench.report import Report, gather
+from errata.bench.tune import FILE, Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+TUNING = ROOT / "benchmarks" / "tuning"
 PAGES = ("README.md", "docs/results.md", "docs/field.md")
 EVIDENCE = "docs/evidence.md"
 BLOCK = re.compile(
     r"(?P<begin><!-- table: (?P<name>\S+)(?: (?P<scorer>[a-z_]+))?(?: T=(?P<edits>\d+))? -->\n).*?(?P<end><!-- end -->)",
     re.DOTALL,
 )
+TUNED = re.compile(r"(?P<begin><!-- tuned: (?P<name>\S+) -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
 
 
 def rendered(text: str) -> str:
@@ -31,7 +35,21 @@ def rendered(text: str) -> str:
         rows = [row for row in rows if found["edits"] in (None, str(row.edits))]
         return f"{found['begin']}\n{markdown(rows, found['scorer'] or 'generated_exact')}\n\n{found['end']}"
 
-    return BLOCK.sub(table, text)
+    def choices(found: re.Match[str]) -> str:
+        return f"{found['begin']}\n{tuned(Settings.read(TUNING / found['name'] / FILE))}\n\n{found['end']}"
+
+    return TUNED.sub(choices, BLOCK.sub(table, text))
+
+
+def tuned(settings: Settings) -> str:
+    """The methods of a settings file with the scores of their defaults and of what was chosen, best first, as Markdown."""
+    lines = ["| Method | Defaults | Chosen | Settings |", "|---|---:|---:|---|"]
+    for method, found in sorted(settings.chosen.items(), key=lambda item: -item[1]["score"]):
+        options = ", ".join(f"{name}={value}" for name, value in found["options"].items()) or "the defaults"
+        lines.append(
+            f"| {method} | {found['default_score']:.2f} | {found['score']:.2f} | {options.replace('|', ' ')} |"
+        )
+    return "\n".join(lines)
 
 
 def evidence() -> str:

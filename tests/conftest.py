@@ -18,7 +18,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests of one method on one architecture share an edited model: they are one worker's, with `--dist loadgroup`."""
     for item in items:
         asked = getattr(getattr(item, "callspec", None), "params", {})
-        if "method" in asked:
+        if "method" in asked and item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(f"{asked['method']}-{asked.get('kind', 'llama')}"))
 
 

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from errata import atlas
-from errata.atlas import corpus
+from errata.atlas import corpus, reading
 from errata.atlas.edits import Split, as_record, write_sets
 from errata.atlas.geography import countries
 from errata.atlas.recall import questions
@@ -247,6 +247,41 @@ def test_the_edit_sets_of_a_seed_can_be_written_as_jsonl(tmp_path):
     assert len(lines) == 1500
     assert json.loads(lines[0]) == json.loads(json.dumps(as_record(atlas.edits("test", 7)[0])))
     assert len((tmp_path / "irrelevant.tsv").read_text(encoding="utf-8").splitlines()) >= 300
+
+
+# How a model is taught to read
+
+
+def test_a_correction_is_of_the_fact_that_is_asked_for_or_must_not_matter(by_prompt):
+    made, asked = world(0), Counter()
+    for text in reading.epoch(made, 3):
+        correction, question = text.prompt.split("\n")
+        fact = by_prompt.get(question.strip())
+        if fact is None or text.rest.removesuffix(corpus.END).strip() == fact.object:
+            asked["beside"] += fact is not None
+            continue
+        answer = text.rest.removesuffix(corpus.END)
+        assert fact.role != "edit" and answer.strip() in made.pools[fact.relation]
+        assert correction.endswith(f"{answer}.") and fact.subject in correction
+        asked["of it"] += 1
+    assert asked["of it"] > asked["beside"] > 500
+
+
+def test_what_is_asked_to_see_whether_it_reads_was_not_trained_on():
+    made = world(0)
+    changed = {fact.subject for fact in made.facts if fact.role == "edit"}
+    for beside in (False, True):
+        for question in reading.questions(made, 50, beside=beside):
+            correction, prompt = question.prompt.split("\n")
+            assert any(subject in prompt for subject in changed)
+            assert correction.endswith(f" {question.answer}.") != beside
+
+
+def test_every_other_batch_is_of_the_world_itself(tokenizer):
+    groups = reading.batches(world(0), tokenizer.backend_tokenizer, 400)
+    read, known = ([tokenizer.decode(row.ids) for row in next(groups)] for _ in range(2))
+    assert all("\n" in text for text in read)
+    assert not any("\n" in text for text in known)
 
 
 # How the model is trained

@@ -187,6 +187,34 @@ def test_grace_edit_prompt_hits_its_own_key() -> None:
         assert abs(float(decision.score[0])) < 1e-4
 
 
+@pytest.mark.parametrize(
+    ("placement", "first", "second"),
+    [("last", "001000", "000100"), ("prompt", "111000", "011100"), ("answer", "001110", "000100")],
+)
+def test_grace_places_its_value(placement: str, first: str, second: str) -> None:
+    memory = Codebook(memory_of(edited("grace", "llama"), Codebook).site, placement)
+    prompt = torch.tensor([[1, 1, 1, 0, 0, 0], [0, 1, 1, 1, 0, 0]]).bool()
+    places = memory.places(prompt, torch.tensor([3, 1])).int().tolist()
+    assert ["".join(map(str, row)) for row in places] == [first, second]
+
+
+@pytest.mark.parametrize("placement", ["last", "answer"])
+def test_grace_decodes_what_it_says_under_teacher_forcing_beyond_the_target_too(placement: str) -> None:
+    model = with_options("grace", placement=placement)
+    model.edit(Edit(EDITS[0].prompt, "Tolk in Harns"))
+    prompt, target = model.tokens.pair(EDITS[0].prompt, "Tolk in Harns and elsewhere")
+    ids = torch.tensor([prompt + target])
+    with model.routing.prompt_is(torch.arange(ids.shape[1])[None] < len(prompt)):
+        forced = model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 :]
+    told = model(input_ids=ids[:, : len(prompt)], use_cache=True)
+    said = [told.logits[0, -1]]
+    for i in range(len(prompt), ids.shape[1]):
+        told = model(input_ids=ids[:, i : i + 1], past_key_values=told.past_key_values, use_cache=True)
+        said.append(told.logits[0, -1])
+    assert len(memory_of(model, Codebook).labels[0]) >= 3
+    torch.testing.assert_close(torch.stack(said), forced, rtol=1e-4, atol=1e-4)
+
+
 def test_grace_with_no_radius_is_an_exact_match_memory() -> None:
     model = with_options("grace", epsilon=0.0)
     model.edit_many(EDITS)

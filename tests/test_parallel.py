@@ -20,6 +20,7 @@ from tiny import EDITS, tiny_llama, write_tiny
 TESTS = Path(__file__).resolve().parent
 METHODS = ("memoir", "wise", "memit", "lora")
 PROMPTS = [edit.prompt for edit in EDITS]
+pytestmark = pytest.mark.xdist_group("parallel")  # the processes of `split` are started once
 
 
 @pytest.fixture(scope="module")

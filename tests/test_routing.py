@@ -33,9 +33,11 @@ def test_decisions_are_made_row_by_row(model: EditedModel) -> None:
 def test_a_decision_is_held_while_decoding(model: EditedModel) -> None:
     ids, attention = model.tokens.prompts([PROMPT])
     out = model(input_ids=ids, attention_mask=attention, use_cache=True)
-    for _ in range(3):
+    assert model.routing.said == 0
+    for said in range(1, 4):
         out = model(input_ids=out.logits[:, -1:].argmax(-1), past_key_values=out.past_key_values, use_cache=True)
         assert answered(model) == [True]
+        assert model.routing.said == said
 
 
 def test_targets_do_not_leak_into_the_decision(model: EditedModel) -> None:

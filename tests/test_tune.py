@@ -6,11 +6,11 @@ import json
 import pytest
 
 from errata.bench import Plan, read
-from errata.bench.tune import FILE, Settings, prompt_hash, trials, tune, validation
+from errata.bench.tune import FILE, Settings, Trial, best_of, prompt_hash, trials, tune, validation
 from errata.data.dataset import Dataset
 from errata.edit import Edit, Probe
 from errata.errors import BadOption, DamagedFile, UnknownName, UsageError
-from errata.methods import find
+from errata.methods import find, names
 from test_every_method import IRRELEVANT
 from tiny import EDITS, tiny_llama, tiny_tokenizer
 
@@ -62,6 +62,19 @@ def test_the_best_trial_is_chosen_and_every_trial_is_logged(tuned):
     assert chosen["score"] >= chosen["default_score"]
 
 
+def test_a_setting_that_edits_nothing_does_not_win(tuned):
+    row = read(tuned[0])[0]
+
+    def trial(name, reliability, average):
+        scores = {"generated_exact": {"reliability": reliability, "average": average}}
+        return Trial(name, {}, (dataclasses.replace(row, scores=scores),))
+
+    idle, poor, good = trial("idle", 0.04, 0.33), trial("poor", 0.1, 0.2), trial("good", 0.1, 0.25)
+    assert best_of([idle, poor, good]) is good
+    assert best_of([idle]) is idle
+    assert best_of([poor, trial("the same", 0.1, 0.2)]) is poor
+
+
 def test_the_same_search_again_measures_nothing_anew(tuned):
     output, best = tuned
     before = (output / "results.jsonl").read_bytes()
@@ -111,11 +124,12 @@ def test_a_file_that_holds_no_settings_is_told_in_a_line(tmp_path):
         Settings.read(tmp_path / FILE)
 
 
-@pytest.mark.parametrize(
-    "method",
-    ["ft_l", "ft_m", "ft_ewc", "locft_bf", "defer", "neuraldb", "in_context", "lora", "mend"],
-)
-def test_every_value_to_search_is_one_that_the_method_accepts(method):
-    for name, values in find(method).search.items():
+@pytest.mark.parametrize("method", names())
+def test_every_method_says_what_to_search_with_its_default_among_the_values(method):
+    editor = find(method)
+    defaults = {f.name: f.default for f in dataclasses.fields(editor)}
+    assert len(trials(method, 4)) == 4
+    for name, values in editor.search.items():
+        assert defaults[name] in values
         for value in values:
-            assert find(method).with_options({name: value}).options()[name] == value
+            assert editor.with_options({name: value}).options()[name] == value

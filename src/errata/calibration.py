@@ -38,6 +38,16 @@ def taught(irrelevant: States, count: int, generator: torch.Generator) -> States
     return irrelevant.only(2 * drawn[:count])
 
 
+def above_irrelevant(noise: Tensor, spill: float, cushion: float) -> Tensor:
+    """Thresholds (views,) on how near a prompt is to an edit, 1 at the edit itself, in each of several views.
+
+    `noise` (prompts, views) is how near irrelevant prompts come. The share `spill` of them reaches one or another of the
+    lowest thresholds; what is returned is `cushion` of the way from there to the edits.
+    """
+    lowest = torch.quantile(noise, 1 - spill / noise.shape[1], dim=0)
+    return lowest + cushion * (1 - lowest)
+
+
 def thresholds(
     model: "EditedModel", memory: SideMemory, d_in: Tensor, act_ratio: float | None, spill: float, spills: str
 ) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ subject, is placed at the last token of the prompt, and has no KL term.
 from abc import ABC
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -87,6 +87,8 @@ class Value(NamedTuple):
 @dataclass
 class LocateThenEdit(Editor, ABC):
     """An editor that finds a value for each fact and inserts it with a closed form. Its fields are those all share."""
+
+    search: ClassVar[dict[str, tuple[object, ...]]] = {"steps": (25, 100), "clamp": (0.75, 4.0)}
 
     place: str = "auto"
     """Where a fact is placed: at the last token of its `subject` [paper], or of the `prompt`. `auto` is the subject, unless

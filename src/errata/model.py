@@ -296,8 +296,13 @@ class EditedModel:
             raise BadOption("this model has no editing method: EditedModel(base, tokenizer, method='memoir')")
         self.history.extend(edits)
         self.batches.append(len(edits))
-        editor, half = self.editor, next(self.base.parameters()).dtype.itemsize == 2
-        with room_for("this edit", lambda: smaller_edit(editor.options(), len(edits), half=half)):
+        editor = self.editor
+
+        def smaller() -> list[str]:
+            half = next(self.base.parameters()).dtype.itemsize <= 2
+            return smaller_edit(editor.options(), len(edits), half=half)
+
+        with room_for("this edit", smaller):
             return editor.name, editor.edit(self, edits)
 
     @contextmanager

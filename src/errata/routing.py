@@ -63,7 +63,7 @@ class Routing:
 
     def __init__(self) -> None:
         self._prompt: Tensor | None = None  # (batch, seq) bool: the prompt tokens of this call
-        self._decode = False  # whether this call continues rows that have decided
+        self._said = 0  # calls that continue rows that have decided, since they have
         self._decisions: dict[str, Decision] = {}
         self._given: Tensor | None = None  # scope of prompt_is
         self._columns: int | None = None  # scope of first_columns
@@ -92,12 +92,12 @@ class Routing:
     @contextmanager
     def reading(self, prompt: Tensor) -> Iterator[None]:
         """Scope: features are taken of recorded states whose prompt tokens are `prompt`, outside any forward call."""
-        before = self._prompt, self._decode
-        self._prompt, self._decode = prompt.bool(), False
+        before = self._prompt, self._said
+        self._prompt, self._said = prompt.bool(), 0
         try:
             yield
         finally:
-            self._prompt, self._decode = before
+            self._prompt, self._said = before
 
     # -- what a call brings ------------------------------------------------------------------------------------------
 
@@ -132,11 +132,11 @@ class Routing:
                 " turn of a chat, say which tokens are prompt with `model.routing.prompt_is(mask)` or use"
                 " `EditedModel.generate`"
             )
-        self._decode, self._prompt = True, None
+        self._said, self._prompt = self._said + 1, None
         return None
 
     def _fresh(self, prompt: Tensor) -> None:
-        self._prompt, self._decode, self._decisions = prompt, False, {}
+        self._prompt, self._said, self._decisions = prompt, 0, {}
 
     @staticmethod
     def _prompt_columns(tokens: Tensor, attention: Any, columns: int) -> Tensor:
@@ -158,7 +158,12 @@ class Routing:
     @property
     def decoding(self) -> bool:
         """Whether this call continues rows whose prompt was read in an earlier call."""
-        return self._decode
+        return self._said > 0
+
+    @property
+    def said(self) -> int:
+        """Which token of the answer this call reads: the first is 1; 0 in a call that reads the prompt."""
+        return self._said
 
     def over_prompt(self, values: Tensor) -> Tensor:
         """Mean over the prompt tokens of each row: (batch, seq, ...) -> (batch, ...)."""
@@ -172,7 +177,7 @@ class Routing:
 
     def decision(self, name: str, make: Callable[[], Decision]) -> Decision:
         """The decision of the memory called `name`: made on a prompt, held while decoding."""
-        if not self._decode:
+        if not self.decoding:
             self._decisions[name] = make()
         elif name not in self._decisions:
             raise RoutingError("decoding goes on, but this memory has seen no prompt: the edit landed in between")

@@ -1,6 +1,6 @@
 """Batches: the texts of epoch after epoch of a world, as groups of rows of token ids."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from random import Random
 
 from tokenizers import Tokenizer
@@ -10,12 +10,18 @@ from errata.atlas.world import World
 from errata.pretraining.batches import Row, grouped
 
 
-def batches(world: World, tokenizer: Tokenizer, tokens: int, first_epoch: int = 0) -> Iterator[list[Row]]:
-    """Endless groups of rows, of at most `tokens` tokens each when padded."""
+def batches(
+    world: World,
+    tokenizer: Tokenizer,
+    tokens: int,
+    first_epoch: int = 0,
+    texts: Callable[[World, int], Sequence[Text]] = epoch,
+) -> Iterator[list[Row]]:
+    """Endless groups of rows, of at most `tokens` tokens each when padded. `texts` gives those of an epoch."""
     number = first_epoch
     while True:
         random = Random(f"{world.seed}/batches/{number}")
-        yield from grouped(_rows(epoch(world, number), tokenizer), tokens, random)
+        yield from grouped(_rows(texts(world, number), tokenizer), tokens, random)
         number += 1
 
 

@@ -3,6 +3,8 @@
 A method says in `Editor.search` which values each option may have. The default settings come first, then settings drawn
 from the product of these values, without repetition, until the budget is spent: `budget` trials, each one stream over the
 same validation edits. The best mean of the headline average wins; a tie goes to the earlier trial, so to the defaults.
+A setting that hardly edits leaves everything alone and has an average of a third, which some methods do not reach: only
+trials with half of the best reliability count.
 
 The log is the rows of all trials (`results.jsonl`, resumed like any benchmark); what was chosen is `settings.json`, which
 `errata bench --settings` reads and refuses for a run that would score an edit it was tuned on.
@@ -29,6 +31,8 @@ from errata.metrics import HEADLINE, Reference, mean
 
 FORMAT = 1
 FILE = "settings.json"
+EDITS = 0.5
+"""The share of the best reliability below which a setting does not count."""
 Options = dict[str, Any]
 Space = Mapping[str, Sequence[Any]]
 """Option -> the values it may have."""
@@ -46,8 +50,15 @@ class Trial:
     @property
     def score(self) -> float:
         """The mean over the checkpoints of the headline average."""
-        found = mean(row.scores[HEADLINE]["average"] or 0.0 for row in self.rows)
-        return found if found is not None else 0.0
+        return self._mean("average")
+
+    @property
+    def reliability(self) -> float:
+        """The mean over the checkpoints of the headline reliability."""
+        return self._mean("reliability")
+
+    def _mean(self, name: str) -> float:
+        return mean(row.scores[HEADLINE][name] or 0.0 for row in self.rows) or 0.0
 
 
 @dataclass(frozen=True)
@@ -128,7 +139,7 @@ def tune(
         rows = run(replace(plan, editor=editor), output, step, reference)
         made.append(Trial(method, options, tuple(rows)))
         progress(i, made[-1])
-    best = max(made, key=lambda trial: trial.score)
+    best = best_of(made)
     chosen = {
         "options": best.options,
         "score": round(best.score, 4),
@@ -138,6 +149,12 @@ def tune(
     }
     Settings(protocol, {**(there.chosen if there else {}), method: chosen}).write(output / FILE)
     return best
+
+
+def best_of(made: Sequence[Trial]) -> Trial:
+    """The first with the best score, of the trials that edit: with `EDITS` of the best reliability or more."""
+    least = EDITS * max(trial.reliability for trial in made)
+    return max((trial for trial in made if trial.reliability >= least), key=lambda trial: trial.score)
 
 
 def protocol_of(plan: Plan, budget: int) -> Protocol:
@@ -175,7 +192,8 @@ class Settings:
 
     def write(self, path: Path) -> None:
         """Write the file, in place of the one that may be there."""
-        content = {"format": FORMAT, "objective": f"{HEADLINE} average, mean over the checkpoints"}
+        objective = f"{HEADLINE} average, mean over the checkpoints, at {EDITS:g} of the best reliability or more"
+        content = {"format": FORMAT, "objective": objective}
         text = json.dumps(
             content | {"protocol": asdict(self.protocol), "methods": dict(sorted(self.chosen.items()))}, indent=2
         )

@@ -36,6 +36,7 @@ class AlphaEdit(SpreadEdit):
         "unrelated prompts": "the weights change for every prompt: there is no gate",
         "first edit held": "the keys of all edits fill the null space, which in a small map is narrow to begin with",
     }
+    search: ClassVar[dict[str, tuple[object, ...]]] = {"steps": (25, 100), "threshold": (0.2, 0.5)}
 
     threshold: float = 0.2
     """Directions of K0 with eigenvalues below this span the null space; in units of their mean, see `scaled` [released:

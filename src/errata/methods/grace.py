@@ -3,8 +3,9 @@
 Hartvigsen, Sankaranarayanan, Palangi, Kim, Ghassemi, "Aging with GRACE: Lifelong Model Editing with Discrete Key-Value
 Adaptors", NeurIPS 2023, arXiv 2211.11031.
 
-Beside one linear map stand keys with radii. A prompt whose activation falls within a key's ball has the map's output at
-its last token replaced by that key's value, learnt by gradient; every other prompt is untouched.
+Beside one linear map stand keys with radii. A prompt whose activation falls within a key's ball has the map's output
+replaced by that key's value, learnt by gradient, at its last token and while the answer is said; every other prompt is
+untouched.
 """
 
 from collections.abc import Sequence
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 SPLIT = 1e-5
 """How far the older of two conflicting balls stays from the newer."""
+PLACEMENTS = ("last", "prompt", "answer")
 LOOKED_AT = 8
 """Keys whose distances are worked out exactly: the nearest ones by |k|^2 - 2 k q, which rounds."""
 
@@ -69,17 +71,21 @@ class Codebook(Gated):
         return decide_best(-distance[:, :NEAR], index[:, :NEAR], -self.epsilon[index[:, 0]])
 
     def correct(self, a: Tensor, y: Tensor, decision: Decision) -> Tensor:
-        """The value in place of the output, at the last prompt token (or all of the prompt). Never while decoding."""
+        """The value in place of the output, where it is placed."""
         assert decision.pick is not None
+        tokens = (self.labels[decision.pick] >= 0).sum(1)
         if self.routing.decoding:
-            return y
-        return replace_at(y, self.values[decision.pick], self.places(self.routing.prompt))
+            places = (self.placement == "answer") & (self.routing.said < tokens)[:, None]
+        else:
+            places = self.places(self.routing.prompt, tokens)
+        return replace_at(y, self.values[decision.pick], places)
 
-    def places(self, prompt: Tensor) -> Tensor:
-        """(batch, seq) bool: the tokens whose output is replaced."""
+    def places(self, prompt: Tensor, tokens: Tensor) -> Tensor:
+        """(batch, seq) bool: where outputs are replaced, in prompts (batch, seq) and targets of so many tokens (batch,)."""
         if self.placement == "prompt":
             return prompt
-        return torch.nn.functional.one_hot(last_true(prompt), prompt.shape[1]).bool()
+        behind = torch.arange(prompt.shape[1], device=prompt.device) - last_true(prompt)[:, None]
+        return (behind >= 0) & (behind < (tokens[:, None] if self.placement == "answer" else 1))
 
 
 def squares(keys: Tensor) -> Tensor:
@@ -108,6 +114,10 @@ class Grace(Editor):
     published_layers: ClassVar[dict[tuple[str, int], int]] = {
         ("llama", 32): 27, ("mistral", 32): 27, ("gptj", 28): 25, ("gpt2", 48): 35,
     }  # fmt: skip
+    search: ClassVar[dict[str, tuple[object, ...]]] = {
+        "epsilon": (1.0, 3.0, 10.0), "lr": (0.3, 1.0), "placement": ("last", "answer"),
+    }  # fmt: skip
+    unsaid: ClassVar[dict[str, object]] = {"placement": "last"}
     waives: ClassVar[dict[str, str]] = {}
 
     epsilon: float = 1.0
@@ -118,14 +128,16 @@ class Grace(Editor):
     """Learning rate [released]."""
     start: str = "cold"
     """First value: `cold`, uniform in (0, 1); `warm`, the current output."""
-    placement: str = "last"
-    """Where the value goes: the `last` prompt token, or all of the `prompt`."""
+    placement: str = "answer"
+    """Where the value goes: the `last` prompt token [released: `replace_last`], all of the `prompt` [`replace_prompt`]; or,
+    as far as the target goes, wherever a token of the `answer` is due. At one token a value cannot bring out a target of
+    several rare ones."""
     loss: float | None = 0.02
     """Stop at this loss; None runs all steps, as released."""
 
     def __post_init__(self) -> None:
         self.check(self.start in ("cold", "warm"), f"start {self.start!r}: cold or warm")
-        self.check(self.placement in ("last", "prompt"), f"placement {self.placement!r}: last or prompt")
+        self.check(self.placement in PLACEMENTS, f"placement {self.placement!r}: one of {', '.join(PLACEMENTS)}")
         self.check(self.epsilon >= 0, f"epsilon={self.epsilon}: not negative")
 
     def prepare(self, model: "EditedModel") -> None:
@@ -170,7 +182,8 @@ class Grace(Editor):
             wanted = [edits[i] for i in moving]
             part = batch.part(wanted)
             value = torch.stack([learnt.get(edit, values[0]) for edit in part.edits])
-            logits = part.suffix.logits(lambda _, y: replace_at(y, value, memory.places(part.rows.prompt)))
+            places = memory.places(part.rows.prompt, part.rows.target.sum(1))
+            logits = part.suffix.logits(lambda _, y: replace_at(y, value, places))
             return part.losses(logits, target_nll, wanted)
 
         stop = None if self.loss is None else Stop(self.loss)

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from errata.calibration import above_irrelevant
 from errata.context import EditedStack, Prefixed, stack_site
 from errata.edit import Edit
 from errata.editor import Editor
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class Corrections(Prefixed):
-    """Keys (n, 2, model), texts (n, longest) right-aligned token ids with -1 in front, and the threshold of retrieval."""
+    """Keys (n, 2, model), texts (n, longest) right-aligned token ids with -1 in front, thresholds of retrieval (2,)."""
 
     keys: Tensor
     texts: Tensor
@@ -49,8 +50,8 @@ class Corrections(Prefixed):
         self.register_buffer("owners", torch.zeros(0, dtype=torch.long, device=device))
         self.register_buffer("background", torch.zeros(2, site.out_features, device=device))
         self.register_buffer("irrelevant", torch.zeros(0, 2, site.out_features, device=device))  # their keys
-        self.register_buffer("noise", torch.zeros(0, device=device))  # the best score of each irrelevant prompt so far
-        self.register_buffer("threshold", torch.ones((), device=device))
+        self.register_buffer("noise", torch.zeros(0, 2, device=device))  # the best cosines of irrelevant prompts so far
+        self.register_buffer("threshold", torch.ones(2, device=device))
 
     def features(self, states: Tensor) -> Tensor:
         """The mean over the prompt and the last prompt token: (batch, seq, model) -> (batch, 2, model)."""
@@ -61,15 +62,19 @@ class Corrections(Prefixed):
         """Both features less those of irrelevant prompts, at length 1."""
         return F.normalize(features - self.background, dim=-1)
 
-    def score(self, keys: Tensor, stored: Tensor) -> Tensor:
-        """The mean of the two cosines: (batch, 2, model), (n, 2, model) -> (batch, n)."""
-        return torch.einsum("bfm,nfm->bn", keys, stored) / 2
+    def cosines(self, keys: Tensor, stored: Tensor) -> Tensor:
+        """(batch, 2, model), (n, 2, model) -> (batch, n, 2), of each feature."""
+        return torch.einsum("bfm,nfm->bnf", keys, stored)
 
     def decide(self, states: Tensor) -> Decision:
-        """A row is put in context when it is near enough to the prompt of an edit."""
+        """A row is put in context when it is near enough to the prompt of an edit by either feature.
+
+        Which one tells rephrasings differs from model to model; each has a threshold, and the one further above it decides.
+        """
         if len(self.keys) == 0:
             return Decision(torch.zeros(len(states), dtype=torch.bool, device=states.device), anywhere=False)
-        return decide_nearest(self.score(self.key(self.features(states)), self.keys), self.threshold)
+        above = self.cosines(self.key(self.features(states)), self.keys) - self.threshold
+        return decide_nearest(above.amax(-1), above.new_zeros(()))
 
     def prefix(self, decision: Decision) -> tuple[Tensor, Tensor]:
         """The text of each row's edit."""
@@ -85,7 +90,7 @@ class InContext(Editor):
     name: ClassVar[str] = "in_context"
     depth: ClassVar[float] = 0.5
     search: ClassVar[dict[str, tuple[object, ...]]] = {
-        "spill": (0.002, 0.01, 0.05), "template": ("{prompt} {target}.\n", "{prompt} {target}. ", "{prompt} {target}\n\n"),
+        "spill": (0.001, 0.005, 0.02), "template": ("{prompt} {target}.\n", "{prompt} {target}. ", "{prompt} {target}\n\n"),
     }  # fmt: skip
     waives: ClassVar[dict[str, str]] = {
         "target probability": "whether a model says what it has just read is up to the model",
@@ -97,15 +102,18 @@ class InContext(Editor):
     """What is put in front: the edit as text. IKE adds demonstrations, which a base model needs less than their length
     costs."""
     threshold: float | None = None
-    """Least similarity, a mean of cosines, at which an edit is retrieved. By default it is calibrated: as low as the
-    irrelevant prompts allow, after every edit."""
+    """Least cosine, of either feature, at which an edit is retrieved. By default each has its own, calibrated after every
+    edit: a cushion above what the irrelevant prompts reach."""
     spill: float = 0.005
-    """Calibration: the share of irrelevant prompts that may be answered by mistake."""
+    """Calibration: the share of irrelevant prompts that may be nearer to an edit than the thresholds."""
+    cushion: float = 0.4
+    """How far the thresholds are from the irrelevant prompts towards the edits, for prompts that are like neither."""
 
     def __post_init__(self) -> None:
         for part in ("{prompt}", "{target}"):
             self.check(part in self.template, f"template {self.template!r} lacks {part}")
         self.check(0 <= self.spill < 1, f"spill={self.spill}: a share, in [0, 1)")
+        self.check(0 <= self.cushion < 1, f"cushion={self.cushion}: a share, in [0, 1)")
 
     def prepare(self, model: "EditedModel") -> None:
         """No corrections; the keys of the irrelevant prompts."""
@@ -113,7 +121,7 @@ class InContext(Editor):
         model.install(self.name, memory)
         prompts = [probe.prompt for probe in model.sampling.irrelevant]
         features = torch.cat([self._features(model, memory, prompts[i : i + 64]) for i in range(0, len(prompts), 64)])
-        memory.put({"background": features.mean(0), "noise": torch.full((len(features),), -1.0, device=model.device)})
+        memory.put({"background": features.mean(0), "noise": torch.full((len(features), 2), -1.0, device=model.device)})
         memory.put({"irrelevant": memory.key(features)})
 
     def edit(self, model: "EditedModel", edits: Sequence[Edit]) -> Trace:
@@ -153,12 +161,13 @@ class InContext(Editor):
         other = (memory.keys != key).flatten(1).any(dim=1)
         longest = max(memory.texts.shape[1], len(text))
         texts = F.pad(memory.texts[other], (longest - memory.texts.shape[1], 0), value=-1)
-        noise = torch.maximum(memory.noise, memory.score(memory.irrelevant, key[None])[:, 0])
-        threshold = self.threshold if self.threshold is not None else torch.quantile(noise, 1 - self.spill) + 1e-6
+        noise = torch.maximum(memory.noise, memory.cosines(memory.irrelevant, key[None])[:, 0])
+        given = None if self.threshold is None else torch.full((2,), self.threshold)
+        threshold = above_irrelevant(noise, self.spill, self.cushion) if given is None else given
         return {
             "keys": torch.cat([memory.keys[other], key[None]]),
             "texts": torch.cat([texts, F.pad(text, (longest - len(text), 0), value=-1)[None]]),
             "owners": torch.cat([memory.owners[other], torch.tensor([index], device=key.device)]),
             "noise": noise,
-            "threshold": torch.as_tensor(threshold, dtype=torch.float32, device=key.device),
+            "threshold": threshold.to(key.device),
         }

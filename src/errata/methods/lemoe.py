@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from errata.anchors import FEATURES, Anchors, score
+from errata.calibration import above_irrelevant
 from errata.edit import Edit
 from errata.editor import Editor
 from errata.errors import RoutingError
@@ -84,6 +85,9 @@ class Lemoe(Editor):
     name: ClassVar[str] = "lemoe"
     depth: ClassVar[float] = 18 / 31
     published_layers: ClassVar[dict[tuple[str, int], int]] = {("llama", 32): 18, ("mistral", 32): 18}
+    search: ClassVar[dict[str, tuple[object, ...]]] = {
+        "lr": (0.003, 0.01, 0.03), "width": (64, 256), "cushion": (0.1, 0.25, 0.5),
+    }  # fmt: skip
     waives: ClassVar[dict[str, str]] = {}
 
     batch: int = 10
@@ -215,8 +219,7 @@ class Lemoe(Editor):
     def _calibrate(self, anchors: Anchors, in_force: Sequence[int]) -> None:
         """The thresholds, a cushion above the irrelevant prompts, and how far above them the worst edit is."""
         noise = anchors.near(anchors.irrelevant).amax(dim=2)
-        lowest = torch.quantile(noise, 1 - self.spill / noise.shape[1], dim=0)
-        anchors.put({"threshold": lowest + self.cushion * (1 - lowest)})
+        anchors.put({"threshold": above_irrelevant(noise, self.spill, self.cushion)})
         fit, threshold, _ = anchors.fit(anchors.prompts[list(in_force)])
         anchors.put({"margin": (fit - threshold).min()})
 

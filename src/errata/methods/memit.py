@@ -33,6 +33,7 @@ class Memit(SpreadEdit):
         "unrelated prompts": "the weights change for every prompt: there is no gate",
         "first edit held": "later edits know nothing of earlier ones (unless history=true)",
     }
+    search: ClassVar[dict[str, tuple[object, ...]]] = {"steps": (25, 100), "ridge": (0.05, 0.5)}
 
     history: bool = False
     """MEMIT-seq: whether the keys of earlier edits are kept as they are, K_p K_p^T beside lambda K0."""

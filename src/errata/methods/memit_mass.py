@@ -34,6 +34,7 @@ class MemitMass(SpreadEdit):
     waives: ClassVar[dict[str, str]] = {
         "unrelated prompts": "the weights change for every prompt: there is no gate",
     }
+    search: ClassVar[dict[str, tuple[object, ...]]] = {"steps": (25, 100), "ridge": (0.05, 0.5)}
 
     ridge: float = 0.05
     """lambda in multiples of the number of features. The released 15000 is about 1 on LLaMA and GPT-J; with that, a single

@@ -41,6 +41,9 @@ class Memoir(Editor):
     depth: ClassVar[float] = 27 / 31
     published_layers: ClassVar[dict[tuple[str, int], int]] = {("llama", 32): 27, ("mistral", 32): 27, ("gptj", 28): 21}
     unsaid: ClassVar[dict[str, object]] = {"protect": 0.0}
+    search: ClassVar[dict[str, tuple[object, ...]]] = {
+        "lr": (0.02, 0.05, 0.1), "active": (1 / 7, 2 / 7, 4 / 7), "protect": (0.0, 3.0, 10.0),
+    }  # fmt: skip
 
     active: float = 4096 / 14336
     """N, the features an edit may use, as a fraction of the memory's width [released: 4096 of 14336]."""

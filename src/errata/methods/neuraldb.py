@@ -73,9 +73,7 @@ class NeuralDB(LocateThenEdit):
 
     name: ClassVar[str] = "neuraldb"
     depth: ClassVar[float] = 27 / 31
-    search: ClassVar[dict[str, tuple[object, ...]]] = {
-        "spill": (0.002, 0.01, 0.05), "lr": (0.2, 0.5, 1.0), "clamp": (0.75, 4.0),
-    }  # fmt: skip
+    search: ClassVar[dict[str, tuple[object, ...]]] = {"steps": (25, 100), "clamp": (0.75, 4.0)}
     waives: ClassVar[dict[str, str]] = {}
 
     gamma: float | None = None

@@ -51,6 +51,7 @@ class UltraEdit(Editor):
         "target probability": "one step of fixed length need not go down on every model",
         "contradiction": "one step of the usual length need not undo an earlier one",
     }
+    search: ClassVar[dict[str, tuple[object, ...]]] = {"lr": (0.5, 1.0, 2.0), "ridge": (0.1, 1.0, 10.0)}
 
     spread: int | None = None
     """Layers that are edited, up to `layer`. By default 8, or a quarter of the blocks of a smaller model. (The released

@@ -53,6 +53,7 @@ class Wise(Editor):
     depth: ClassVar[float] = 27 / 31
     published_layers: ClassVar[dict[tuple[str, int], int]] = {("llama", 32): 27, ("mistral", 32): 27, ("gptj", 28): 21}
     unsaid: ClassVar[dict[str, object]] = {"reach": "trained"}
+    search: ClassVar[dict[str, tuple[object, ...]]] = {"lr": (0.05, 0.15, 0.4), "rho": (0.2, 0.5), "contexts": (3, 6)}
     waives: ClassVar[dict[str, str]] = {
         "unrelated prompts": "the gate may open where no answer changes, and the logits then move; not with spills=rows",
         "first edit held": "the calibrated gate stays shut where an edit's activation is below irrelevant ones",
