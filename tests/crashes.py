@@ -64,7 +64,7 @@ class Testbed:
 
     def store(self, directory: Path) -> Store:
         """The store of a directory, or a new one."""
-        gate = Gate(min_reliability=0, earlier=2, watched=2)
+        gate = Gate(min_reliability=0, earlier=0, watched=0)  # what it answers is not what is tested here
         if (directory / checkpoint.MANIFEST).exists() or exists(directory):
             return Store.open(directory, gate=gate, base=self.base, tokenizer=self.tokenizer)
         return Store(directory, self.model(), gate=gate)

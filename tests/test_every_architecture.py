@@ -12,6 +12,7 @@ from errata.memory import Delta, add
 from errata.model import EditedModel
 from errata.objective import target_nll
 from errata.sites import find_sites, relative_layer, site_at
+from test_every_method import fresh
 from tiny import EDITS, tiny_tokenizer
 
 SITES = {
@@ -91,6 +92,43 @@ def test_suffix_loss_and_gradient_are_those_of_the_full_forward(kind: str, layer
     torch.testing.assert_close(short, full, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(loss, full_loss, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(gradient, full_gradient, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", SIZES)
+def test_what_is_before_the_touched_positions_is_not_worked_out_again(kind: str) -> None:
+    model = EditedModel(tiny(kind), tiny_tokenizer())
+    memory = Delta(site_at(model.base, 0))
+    model.install("shift", memory)
+    generator = torch.Generator().manual_seed(1)
+    rows = model.tokens.rows([(edit.prompt, edit.target) for edit in EDITS])
+    whole, part = model.suffix(memory, rows), model.suffix(memory, rows, rows.wanted)
+    for _ in range(2):
+        delta = torch.randn(memory.site.out_features, generator=generator).requires_grad_()
+        losses, gradients = [], []
+        for suffix in (whole, part):
+            logits = suffix.logits(lambda _, y, delta=delta: add(y, rows.wanted[..., None] * delta))
+            losses.append(target_nll(logits, rows.labels, rows.row_of_label))
+            gradients += torch.autograd.grad(losses[-1], delta)
+        torch.testing.assert_close(*losses, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", sorted(set(SIZES) - set(CORE)))
+@pytest.mark.parametrize("method", ["memoir", "grace", "rome"])
+def test_one_can_be_edited_that_the_conformance_suite_leaves_out(method: str, kind: str) -> None:
+    model = fresh(method, kind)
+    receipts = model.edit_many(EDITS[:2])
+    assert all(receipt.probability_after > receipt.probability_before for receipt in receipts)
+    prompts = [*(edit.prompt for edit in EDITS), "Snow is"]
+    assert model.answer(prompts, 3) == [model.answer([prompt], 3)[0] for prompt in prompts]
+
+
+@pytest.mark.parametrize("kind", SIZES)
+def test_sites_are_the_same_beside_memories(kind: str) -> None:
+    model = EditedModel(tiny(kind), tiny_tokenizer())
+    before = model.sites
+    model.install("shift", Delta(before[1]))
+    assert model.sites == before
 
 
 @pytest.mark.parametrize("kind", CORE)

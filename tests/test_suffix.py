@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from errata import methods
 from errata.errors import NoSite
 from errata.memory import Delta, LowRank
 from errata.model import EditedModel
@@ -44,6 +45,34 @@ def test_only_the_layers_above_are_run_again(model: EditedModel) -> None:
         layer.self_attn.q_proj.register_forward_hook(lambda *_, i=i: ran.append(i))
     suffix.logits()
     assert ran == [2]
+
+
+def test_feed_forward_networks_see_what_moves_alone(model: EditedModel) -> None:
+    memory = Delta(site_at(model.base, 0))
+    model.install("shift", memory)
+    rows = model.tokens.rows([(edit.prompt, edit.target) for edit in EDITS])
+    suffix = model.suffix(memory, rows, rows.wanted)
+    seen: list[int] = []
+    model.base.model.layers[1].mlp.up_proj.register_forward_pre_hook(
+        lambda _, args: seen.append(args[0][..., 0].numel())
+    )
+    suffix.logits()
+    suffix.logits()
+    after = rows.wanted.cumsum(1).bool() & rows.attention.bool()
+    assert seen == [rows.ids.numel(), int(after.sum())]
+
+
+def test_a_gated_memory_above_reads_the_whole_row() -> None:
+    model = EditedModel(tiny_llama(), tiny_tokenizer(), methods.make("grace", steps=1))
+    model.edit(EDITS[0])
+    gate = next(iter(model.memories.values()))
+    memory = Delta(site_at(model.base, 0))
+    assert gate.site.layer > 0
+    model.install("shift", memory)
+    rows = model.tokens.rows([(edit.prompt, edit.target) for edit in EDITS[:2]])
+    whole, part = model.suffix(memory, rows), model.suffix(memory, rows, rows.wanted)
+    for _ in range(2):
+        torch.testing.assert_close(part.logits(), whole.logits())
 
 
 def test_logits_are_computed_at_target_positions_only(model: EditedModel) -> None:

@@ -57,9 +57,12 @@ class Part:
 class Batch:
     """The rows of several edits above one memory; edits are numbered from 0."""
 
-    def __init__(self, model: "EditedModel", memory: Memory, pairs: Sequence[Pairs], end: bool = False) -> None:
-        """Run the part of the model below `memory` on all rows; `end` is as for `model.rows`."""
-        self._model, self._memory, self._pairs, self._end = model, memory, pairs, end
+    def __init__(
+        self, model: "EditedModel", memory: Memory, pairs: Sequence[Pairs], end: bool = False,
+        touched: Callable[[Rows], Tensor] | None = None,
+    ) -> None:  # fmt: skip
+        """Run the part of the model below `memory` on all rows; `end` is as for `model.rows`, `touched` for `Suffix`."""
+        self._model, self._memory, self._pairs, self._end, self._touched = model, memory, pairs, end, touched
         self.whole = self._last = self._packed(range(len(pairs)))
 
     def part(self, edits: Sequence[int]) -> Part:
@@ -72,7 +75,7 @@ class Batch:
 
     def _packed(self, edits: Sequence[int]) -> Part:
         rows = self._model.rows([pair for edit in edits for pair in self._pairs[edit]], self._end)
-        suffix = self._model.suffix(self._memory, rows)
+        suffix = self._model.suffix(self._memory, rows, self._touched(rows) if self._touched else None)
         return Part(tuple(edits), rows, suffix, tuple(len(self._pairs[edit]) for edit in edits))
 
 

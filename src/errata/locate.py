@@ -171,7 +171,9 @@ class LocateThenEdit(Editor, ABC):
     ) -> Value:
         """The value of a fact at one site of the model as it is now, found until the loss is `stop`."""
         rows = fact.rows
-        suffix = Suffix(model.base, memory, model.routing, rows.ids, rows.attention, rows.prompt, fact.wanted)
+        suffix = Suffix(
+            model.base, memory, model.routing, rows.ids, rows.attention, rows.prompt, fact.wanted, fact.here
+        )
         with torch.no_grad():
             current = memory(suffix.a, suffix.y)
         outputs = fact.at(current)

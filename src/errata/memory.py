@@ -8,7 +8,7 @@ Every method is a choice of gate and correction. All that a memory has learned i
 """
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -134,14 +134,18 @@ class EditedLinear(Edited):
     def forward(self, a: Tensor, *args: Any, **kwargs: Any) -> Any:
         """What the base returns, its output corrected by each memory in turn.
 
-        A memory reads all features, and reads them where it is: the base may be split over processes and devices.
+        A memory reads all features, and reads them where it is: the base may be split over processes and devices. It reads
+        them by rows: OPT's feed-forward networks see the tokens of all rows as one.
         """
         result = self.base(a, *args, **kwargs)
         y = result[0] if isinstance(result, tuple) else result
         a, there = whole_input(a, self.base), y.device
         home = next((held.device for memory in self.memories for held in memory.buffers()), there)
-        a, y = a.to(home), y.to(home)
+        a, y, flat = a.to(home), y.to(home), a.dim() == 2 and len(self.memories) > 0
+        if flat:
+            batch = cast(Memory, self.memories[0]).routing.batch
+            a, y = a.unflatten(0, (batch, -1)), y.unflatten(0, (batch, -1))
         for memory in self.memories:
             y = memory(a, y)
-        y = y.to(there)
+        y = (y.flatten(0, 1) if flat else y).to(there)
         return (y, *result[1:]) if isinstance(result, tuple) else y

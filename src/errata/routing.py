@@ -62,6 +62,8 @@ class Routing:
     """The routing state of one model. Fed by `observe`, a forward pre-hook on the model's root."""
 
     def __init__(self) -> None:
+        self.batch = 1
+        """Rows of this call."""
         self._prompt: Tensor | None = None  # (batch, seq) bool: the prompt tokens of this call
         self._said = 0  # calls that continue rows that have decided, since they have
         self._decisions: dict[str, Decision] = {}
@@ -109,6 +111,7 @@ class Routing:
         if tokens is None:
             raise RoutingError("the call has neither input_ids nor inputs_embeds, so no prompt can be seen")
         batch, seq = tokens.shape[:2]
+        self.batch = batch
         cached = _cached_length(kwargs.get("past_key_values"))
         if self._given is not None:
             if self._given.shape != (batch, seq):

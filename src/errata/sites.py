@@ -117,15 +117,20 @@ def _expert_block(block: nn.Module) -> str | None:
         fused = any(p.dim() == 3 for p in module.parameters(recurse=False)) and not ATTENTION.search(path)
         listed = isinstance(module, nn.ModuleList) and path.endswith("experts")
         if (fused or listed) and "." in path:
-            return path.rpartition(".")[0]
+            return path.rpartition(".")[0].removesuffix(".base")  # which is what a memory is beside
     return None
 
 
 def _linears(block: nn.Module) -> Iterator[tuple[str, tuple[int, int]]]:
-    """Every linear map of a block with its (in, out) sizes: nn.Linear and its quantised kin, and GPT-2's Conv1D."""
+    """Every linear map of a block with its (in, out) sizes: nn.Linear and its quantised kin, and GPT-2's Conv1D.
+
+    Of one that is wrapped, by a memory or an adapter, the wrapper.
+    """
+    outer = "."
     for path, module in block.named_modules():
         sizes = linear_sizes(module)
-        if sizes is not None:
+        if sizes is not None and not path.startswith(f"{outer}."):
+            outer = path
             yield path, sizes
 
 

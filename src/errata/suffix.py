@@ -4,6 +4,9 @@ Below a memory nothing changes while it is being trained. So the model runs once
 before the memory is called is recorded; afterwards the same forward runs again with those modules answering from the
 record, and with the output head on the wanted positions alone. The arithmetic above the memory is untouched, hence
 losses and gradients are those of the full forward, on every architecture, for the price of the layers above the site.
+
+A method that corrects a few tokens of a row, as ROME does at the end of the subject, says which. What is before them never
+changes: attention still reads it, and the feed-forward networks, most of the work, do not work it out again.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from errata.errors import NoSite
-from errata.memory import Memory
+from errata.memory import Gated, Memory
 from errata.routing import Routing
 from errata.sites import find_blocks, find_sites
 
@@ -33,18 +36,25 @@ class Suffix:
 
     def __init__(
         self, model: nn.Module, memory: Memory, routing: Routing, ids: Tensor, attention: Tensor, prompt: Tensor,
-        wanted: Tensor,
+        wanted: Tensor, touched: Tensor | None = None,
     ) -> None:  # fmt: skip
         """Run the model once on `ids` and record all below `memory`.
 
-        `ids`, `attention`, `prompt`, `wanted`: (batch, seq); `wanted` marks the positions whose next token matters.
-        The batch must be padded on the right.
+        `ids`, `attention`, `prompt`, `wanted`, `touched`: (batch, seq); `wanted` marks the positions whose next token
+        matters, `touched` those at which the memory's output may differ from one call of `logits` to the next, by default
+        all. The batch must be padded on the right.
         """
         self._model, self._memory, self._routing = model, memory, routing
         self._inputs = {"input_ids": ids, "attention_mask": attention, "use_cache": False}
         self._prompt = prompt
         self._wanted = wanted.flatten().nonzero().squeeze(1)
-        self._last_ffn = self._ffn_of_last_block()
+        self._moving: Tensor | None = None
+        if touched is not None:
+            moving = touched.cumsum(1).bool() & attention.bool()
+            self._moving = moving.flatten().nonzero().squeeze(1)
+        self._ffns = list(self._ffns_above())
+        self._still: dict[nn.Module, Tensor] = {}
+        """Outputs (batch, seq, model) of feed-forward networks from the first call, for what does not move."""
         self._record()
 
     def logits(self, correction: Correction | None = None) -> Tensor:
@@ -55,47 +65,59 @@ class Suffix:
             if correction is not None:
                 stack.enter_context(_forward(self._memory, lambda *_, **__: correction(self.a, self.y)))
             stack.enter_context(self._routing.prompt_is(self._prompt))
-            if self._last_ffn is not None:
-                stack.enter_context(_forward(self._last_ffn, self._at_wanted(self._last_ffn.forward)))
+            for module, last in self._ffns:
+                if last:
+                    stack.enter_context(_forward(module, self._at(self._wanted, module)))
+                elif self._moving is not None:
+                    stack.enter_context(_forward(module, self._at(self._moving, module, self._still)))
             head = self._model.get_output_embeddings()  # type: ignore[operator]
             if head is None:
                 logits = self._model(**self._inputs).logits
                 return torch.as_tensor(logits).flatten(0, 1)[self._wanted]
             full = head.forward
-            stack.enter_context(_forward(head, lambda h, *_, **__: full(self._pick(h))))
+            stack.enter_context(_forward(head, lambda h, *_, **__: full(_picked(h, self._wanted))))
             result: Tensor = self._model(**self._inputs).logits
             return result
 
-    def _ffn_of_last_block(self) -> nn.Module | None:
-        """The feed-forward module of the last block, where it is above the memory and a module of its own.
+    def _ffns_above(self) -> Iterator[tuple[nn.Module, bool]]:
+        """Feed-forward networks in blocks above the memory that are modules of their own, and whether it is the last block.
 
-        It works position by position, and nothing after it mixes positions, so it need only see the wanted ones.
+        They work position by position, unless a memory in them decides by the whole row. Nothing after the last one mixes
+        positions, so it need only see the wanted ones.
         """
-        prefix, blocks = find_blocks(self._model)
-        site = find_sites(self._model)[-1]
-        path = site.path if site.role == "moe_block" else site.path.rpartition(".")[0]
-        if self._memory.site.layer >= site.layer or path == f"{prefix}.{len(blocks) - 1}":
-            return None
-        return self._model.get_submodule(path)
+        prefix, _ = find_blocks(self._model)
+        sites = find_sites(self._model)
+        for site in sites:
+            path = site.path if site.role == "moe_block" else site.path.rpartition(".")[0]
+            if site.layer > self._memory.site.layer and path != f"{prefix}.{site.layer}":
+                module = self._model.get_submodule(path)
+                if not any(isinstance(part, Gated) for part in module.modules()):
+                    yield module, site is sites[-1]
 
-    def _at_wanted(self, forward: Callable[..., Any]) -> Callable[..., Any]:
-        """A forward that sees the wanted positions alone, as one row; its output is 0 at the others."""
+    def _at(
+        self, places: Tensor, module: nn.Module, known: dict[nn.Module, Tensor] | None = None
+    ) -> Callable[..., Any]:
+        """A module's forward that sees some positions of (batch, seq) alone, as one row.
+
+        At the others its output is what is `known` from the first call, which sees all, or 0 where that is None.
+        """
+        forward = module.forward
 
         def pick(value: Any) -> Any:
-            return self._pick(value)[None] if isinstance(value, Tensor) and value.dim() == 3 else value
+            return _picked(value, places)[None] if isinstance(value, Tensor) and value.dim() == 3 else value
 
         def answer(h: Tensor, *rest: Any, **named: Any) -> Any:
+            if known is not None and module not in known:
+                found = forward(h, *rest, **named)
+                known[module] = _output(found).detach().clone()  # Falcon adds to it in place
+                return found
             found = forward(pick(h), *map(pick, rest), **{name: pick(value) for name, value in named.items()})
-            y = found[0] if isinstance(found, tuple) else found
-            full = y.new_zeros(h.shape[0] * h.shape[1], y.shape[-1]).index_put((self._wanted.to(y.device),), y[0])
-            full = full.view(*h.shape[:2], -1)
+            y = _output(found)
+            others = y.new_zeros(*h.shape[:2], y.shape[-1]) if known is None else known[module]
+            full = others.flatten(0, 1).index_put((places.to(y.device),), y[0]).view(*h.shape[:2], -1)
             return (full, *found[1:]) if isinstance(found, tuple) else full
 
         return answer
-
-    def _pick(self, h: Tensor) -> Tensor:
-        """The wanted positions of (batch, seq, width), which may be on another device: (wanted, width)."""
-        return h.flatten(0, 1)[self._wanted.to(h.device)]
 
     def _record(self) -> None:
         """One pass that keeps the output of every outermost module that ends before the memory begins."""
@@ -127,6 +149,17 @@ class Suffix:
         if not reached:
             raise NoSite(f"the model's forward never reaches {path}")
         self.a, self.y = reached[0]
+
+
+def _picked(h: Tensor, places: Tensor) -> Tensor:
+    """Some positions of (batch, seq, width), which may be on another device: (places, width)."""
+    return h.flatten(0, 1)[places.to(h.device)]
+
+
+def _output(found: Any) -> Tensor:
+    """What a module gives back, without what comes with it."""
+    y: Tensor = found[0] if isinstance(found, tuple) else found
+    return y
 
 
 class _Reached(Exception):

@@ -151,7 +151,8 @@ class Grace(Editor):
         """
         memory = model.memories[self.name]
         assert isinstance(memory, Codebook)
-        batch = Batch(model, memory, [[(edit.prompt, edit.target)] for edit in edits])
+        pairs = [[(edit.prompt, edit.target)] for edit in edits]
+        batch = Batch(model, memory, pairs, touched=lambda rows: memory.places(rows.prompt, rows.target.sum(1)))
         rows, suffix = batch.whole.rows, batch.whole.suffix
         last = torch.arange(len(edits), device=rows.ids.device), last_true(rows.prompt)
         queries, outputs = suffix.a[last].to(memory.keys.dtype), suffix.y[last].float()
