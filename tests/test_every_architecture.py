@@ -101,7 +101,7 @@ def test_what_is_before_the_touched_positions_is_not_worked_out_again(kind: str)
     model.install("shift", memory)
     generator = torch.Generator().manual_seed(1)
     rows = model.tokens.rows([(edit.prompt, edit.target) for edit in EDITS])
-    whole, part = model.suffix(memory, rows), model.suffix(memory, rows, rows.wanted)
+    whole, part = model.suffix(memory, rows), model.suffix(memory, rows, touched=rows.wanted)
     for _ in range(2):
         delta = torch.randn(memory.site.out_features, generator=generator).requires_grad_()
         losses, gradients = [], []

@@ -29,6 +29,7 @@ IRRELEVANT = tuple(
     for thing in ("river", "bread", "clock", "window", "paper")
     for verb in ("moves slowly", "is never late", "?")
 )
+STEPS = 20
 UNRELATED = ("Snow is", "A cup of tea for", "When it rains in the hills", "Seven times eight equals")
 PROMPTS = [edit.prompt for edit in EDITS]
 
@@ -36,10 +37,15 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def fresh(method: str, kind: str = "llama", *, seed: int = 0, base: nn.Module | None = None) -> EditedModel:
-    """A tiny model with a method and no edits. Skips the test where a package that the method needs is missing."""
+    """A tiny model with a method and no edits. Skips the test where a package that the method needs is missing.
+
+    The options are the defaults, but for the most steps an edit: no promise is about how far a fit goes.
+    """
+    steps = getattr(methods.make(method), "steps", None)
+    editor = methods.make(method, **({} if steps is None else {"steps": min(steps, STEPS)}))
     try:
         return EditedModel(
-            base if base is not None else tiny(kind), tiny_tokenizer(), method, irrelevant=IRRELEVANT,
+            base if base is not None else tiny(kind), tiny_tokenizer(), editor, irrelevant=IRRELEVANT,
             prefixes=("It is said that", "Yes,", "In 1990 the"), expected=len(EDITS), seed=seed,
         )  # fmt: skip
     except MissingExtra as missing:

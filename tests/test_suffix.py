@@ -51,7 +51,7 @@ def test_feed_forward_networks_see_what_moves_alone(model: EditedModel) -> None:
     memory = Delta(site_at(model.base, 0))
     model.install("shift", memory)
     rows = model.tokens.rows([(edit.prompt, edit.target) for edit in EDITS])
-    suffix = model.suffix(memory, rows, rows.wanted)
+    suffix = model.suffix(memory, rows, touched=rows.wanted)
     seen: list[int] = []
     model.base.model.layers[1].mlp.up_proj.register_forward_pre_hook(
         lambda _, args: seen.append(args[0][..., 0].numel())
@@ -70,7 +70,7 @@ def test_a_gated_memory_above_reads_the_whole_row() -> None:
     assert gate.site.layer > 0
     model.install("shift", memory)
     rows = model.tokens.rows([(edit.prompt, edit.target) for edit in EDITS[:2]])
-    whole, part = model.suffix(memory, rows), model.suffix(memory, rows, rows.wanted)
+    whole, part = model.suffix(memory, rows), model.suffix(memory, rows, touched=rows.wanted)
     for _ in range(2):
         torch.testing.assert_close(part.logits(), whole.logits())
 

@@ -75,7 +75,7 @@ class Batch:
 
     def _packed(self, edits: Sequence[int]) -> Part:
         rows = self._model.rows([pair for edit in edits for pair in self._pairs[edit]], self._end)
-        suffix = self._model.suffix(self._memory, rows, self._touched(rows) if self._touched else None)
+        suffix = self._model.suffix(self._memory, rows, touched=self._touched(rows) if self._touched else None)
         return Part(tuple(edits), rows, suffix, tuple(len(self._pairs[edit]) for edit in edits))
 
 

@@ -15,7 +15,6 @@ from errata.contrast import first_tokens
 from errata.memory import add
 from errata.side_memory import SideMemory
 from errata.states import States
-from errata.suffix import Suffix
 
 if TYPE_CHECKING:
     from errata.model import EditedModel
@@ -119,5 +118,5 @@ def _said(model: "EditedModel", memory: SideMemory, shift: Tensor, prompts: Sequ
     """The first token of the answer to each prompt where this shift is always on: (prompts,)."""
     rows = model.tokens.rows_of_ids([(model.tokens.encode(prompt), []) for prompt in prompts], model.device)
     last = rows.prompt & ~F.pad(rows.prompt[:, 1:], (0, 1))
-    suffix = Suffix(model.base, memory, model.routing, rows.ids, rows.attention, rows.prompt, last)
+    suffix = model.suffix(memory, rows, wanted=last)
     return suffix.logits(lambda a, y: add(y, F.linear(a.to(shift.dtype), shift))).argmax(-1)

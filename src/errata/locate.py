@@ -27,7 +27,6 @@ from errata.memory import Memory, add
 from errata.objective import kl_to
 from errata.sites import Site
 from errata.statistics import Statistics, statistics
-from errata.suffix import Suffix
 from errata.tokens import Rows, Tokens
 
 if TYPE_CHECKING:
@@ -171,9 +170,7 @@ class LocateThenEdit(Editor, ABC):
     ) -> Value:
         """The value of a fact at one site of the model as it is now, found until the loss is `stop`."""
         rows = fact.rows
-        suffix = Suffix(
-            model.base, memory, model.routing, rows.ids, rows.attention, rows.prompt, fact.wanted, fact.here
-        )
+        suffix = model.suffix(memory, rows, wanted=fact.wanted, touched=fact.here)
         with torch.no_grad():
             current = memory(suffix.a, suffix.y)
         outputs = fact.at(current)

@@ -196,9 +196,15 @@ class EditedModel:
         """Rows "prompt target" to learn from; with `end`, the end of the text is learnt with the target."""
         return self.tokens.rows(pairs, self.device, end)
 
-    def suffix(self, memory: Memory, rows: Rows, touched: Tensor | None = None) -> Suffix:
-        """The model above a memory on these rows; runs the part below once. `touched` is as for `Suffix`."""
-        return Suffix(self.base, memory, self.routing, rows.ids, rows.attention, rows.prompt, rows.wanted, touched)
+    def suffix(
+        self, memory: Memory, rows: Rows, *, wanted: Tensor | None = None, touched: Tensor | None = None
+    ) -> Suffix:
+        """The model above a memory on these rows; runs the part below once.
+
+        `wanted`, by default the positions that say the targets, and `touched` are as for `Suffix`.
+        """
+        wanted = rows.wanted if wanted is None else wanted
+        return Suffix(self.base, memory, self.routing, rows.ids, rows.attention, rows.prompt, wanted, touched)
 
     def read(self, memory: Memory, prompts: Sequence[str], batch: int = 64) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """What a memory reads on prompts: in batches, a (batch, seq, ff), y (batch, seq, model), prompt (batch, seq).
