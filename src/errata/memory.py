@@ -141,7 +141,7 @@ class EditedLinear(Edited):
         y = result[0] if isinstance(result, tuple) else result
         a, there = whole_input(a, self.base), y.device
         home = next((held.device for memory in self.memories for held in memory.buffers()), there)
-        a, y, flat = a.to(home), y.to(home), a.dim() == 2 and len(self.memories) > 0
+        a, y, flat = a.to(home), y.to(home), y.dim() == 2 and len(self.memories) > 0
         if flat:
             batch = cast(Memory, self.memories[0]).routing.batch
             a, y = a.unflatten(0, (batch, -1)), y.unflatten(0, (batch, -1))
