@@ -30,6 +30,7 @@ IRRELEVANT = tuple(
     for verb in ("moves slowly", "is never late", "?")
 )
 STEPS = 20
+"""Most steps an edit."""
 UNRELATED = ("Snow is", "A cup of tea for", "When it rains in the hills", "Seven times eight equals")
 PROMPTS = [edit.prompt for edit in EDITS]
 
@@ -344,7 +345,7 @@ def test_full_graph_compilation_sees_the_edit(method: str) -> None:
         torch.testing.assert_close(*both, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma2", "mixtral"])
+@every_kind
 @every_method
 def test_bfloat16_base(method: str, kind: str) -> None:
     model = fresh(method, base=tiny(kind, dtype=torch.bfloat16))

@@ -148,7 +148,9 @@ def train(base: Path | None, output: Path, steps: int, rate: float, seed: int, c
 
 
 def main(
-    output: Annotated[Path, typer.Option(help="The directory to write, with a model that `--model` takes.")],
+    output: Annotated[
+        Path, typer.Option(help="The directory to write, with a model that `--model` takes.", file_okay=False)
+    ],
     base: Annotated[
         Path | None,
         typer.Option(help="The model to go on from.", show_default="the embedded one", exists=True, file_okay=False),
