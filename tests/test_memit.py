@@ -113,8 +113,9 @@ def test_with_history_an_earlier_edit_is_moved_less() -> None:
 # -- MEMIT-MASS --------------------------------------------------------------------------------------------------------
 
 
-def test_mass_in_a_stream_is_mass_in_one_batch() -> None:
-    stream_, batch = with_options("memit_mass", layer=1, spread=2), with_options("memit_mass", layer=1, spread=2)
+@pytest.mark.parametrize("spread", [1, 2])
+def test_mass_in_a_stream_is_mass_in_one_batch(spread: int) -> None:
+    stream_, batch = (with_options("memit_mass", layer=1, spread=spread) for _ in range(2))
     stream_.edit_many(EDITS)
     batch.edit_batch(EDITS)
     for a, b in zip(shifts(stream_), shifts(batch), strict=True):

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from errata.sharding import expected_overlap, gather, mask, spread
+from errata.sharding import HELD, edits_in, expected_overlap, gather, mask, spread
 
 SHAPE = (256, 1024)
 SIZE = SHAPE[0] * SHAPE[1]
@@ -51,3 +51,21 @@ def test_values_are_stored_without_the_zeros(seed: int, k: int) -> None:
     values = gather(dense, masks)
     assert len(values) == sum(int(one.sum()) for one in masks)
     assert torch.equal(torch.stack(spread(values, masks)), dense)
+
+
+@pytest.mark.parametrize(
+    ("expected", "weights", "edits"),
+    [
+        (None, None, 500),  # released
+        (1001, None, 501),  # one round
+        (3000, 4096 * 11008, 500),  # three rounds [paper: 3,000 edits in memories of 1,000]
+        (1000, 384 * 1536, 50),  # ten rounds of a hundred, which is what so few weights hold
+        (None, 384 * 1536, 50),
+        (9, 0, 1),
+    ],
+)
+def test_a_shard_has_so_many_edits_that_a_matrix_of_its_own_holds_them(
+    expected: int | None, weights: int | None, edits: int
+) -> None:
+    assert edits_in(2, expected, weights) == edits
+    assert weights is None or edits == 1 or 2 * edits <= HELD * weights

@@ -10,6 +10,25 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+UNKNOWN = 500
+"""Edits in a shard of a stream of unknown length [released]."""
+ROUNDS = 3
+"""Rounds, at least, that a stream makes whose rounds are kept apart [paper: 3,000 edits in memories of 1,000]."""
+HELD = 170e-6
+"""Edits for each weight that a matrix takes which is kept apart: past that it begins to lose them (docs/field.md)."""
+
+
+def edits_in(k: int, expected: int | None, weights: int | None = None) -> int:
+    """Edits in a shard, so that a stream of `expected` edits makes one round of k shards [replication script].
+
+    With the `weights` of a matrix each round has its own: then the stream makes at least `ROUNDS` of them, and none has
+    more edits than its matrix holds.
+    """
+    edits = UNKNOWN * k if expected is None else expected
+    if weights is not None:
+        edits = min(edits if expected is None else -(-edits // ROUNDS), int(HELD * weights))
+    return max(1, -(-edits // k))
+
 
 def mask(shape: Sequence[int], rho: float, seed: int, shard: int, *, disjoint: bool = False) -> Tensor:
     """M_i of one shard: each entry with probability rho; bool of `shape`, on the CPU.

@@ -4,8 +4,8 @@ Meng, Sen Sharma, Andonian, Belinkov, Bau, "Mass-Editing Memory in a Transformer
 by Wang et al. (WISE), NeurIPS 2024, arXiv 2405.14768.
 
 Not a lifelong method. Every value is found on the unedited model, and whenever edits come, all that are in force are
-written into the unedited model together. Give all of them in one batch where only the end counts: one after another, the
-cost of an edit grows with their number.
+written into the unedited model together. Where one layer takes them, their keys are kept; where several do, the upper ones
+read all keys anew, and the cost of an edit grows with their number: give them in one batch where only the end counts.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from errata.fitting import Trace, fit
 from errata.notes import Notes
 from errata.objective import target_nll
 from errata.sites import Site
-from errata.spread import SpreadEdit
+from errata.spread import SpreadEdit, weighted
 
 if TYPE_CHECKING:
     from errata.model import EditedModel
@@ -45,8 +45,10 @@ class MemitMass(SpreadEdit):
     def prepare(self, model: "EditedModel") -> None:
         """No change, and no values, at first."""
         super().prepare(model)
-        site = self.memories(model)[-1].site
+        memories = self.memories(model)
+        site = memories[-1].site
         empty = {
+            "keys": torch.zeros(0, site.in_features if len(memories) == 1 else 0, device=model.device),
             "deltas": torch.zeros(0, site.out_features, device=model.device),
             "owners": torch.zeros(0, dtype=torch.long, device=model.device),
             "at_subject": torch.zeros(0, dtype=torch.bool, device=model.device),
@@ -70,10 +72,16 @@ class MemitMass(SpreadEdit):
         deltas = torch.cat([notes["deltas"], torch.stack([value.delta for _, value in found])])
         at_subject = torch.tensor([len(fact.places) > fact.contexts for fact, _ in found], device=model.device)
         at_subject = torch.cat([notes["at_subject"], at_subject])
+        read = torch.stack([weighted(value.keys) for _, value in found])
+        keys = torch.cat([notes["keys"], read[:, : notes["keys"].shape[1]]])
         latest = {edit.prompt: i for i, edit in enumerate(model.history)}
         kept = torch.tensor([latest[model.history[i].prompt] == i for i in owners.tolist()], device=model.device)
-        notes.put({"deltas": deltas[kept], "owners": owners[kept], "at_subject": at_subject[kept]})
-        in_force = zip(owners[kept].tolist(), at_subject[kept].tolist(), strict=True)
+        held = {"deltas": deltas, "owners": owners, "at_subject": at_subject, "keys": keys}
+        notes.put({name: tensor[kept] for name, tensor in held.items()})
+        if len(memories) == 1:
+            self.write(model, [], notes["deltas"], keys=list(notes["keys"][:, None]))
+            return found[-1][1].trace
+        in_force = zip(notes["owners"].tolist(), notes["at_subject"].tolist(), strict=True)
         facts = [self.fact(model, model.history[i], subject=subject) for i, subject in in_force]
-        self.write(model, facts, deltas[kept])
+        self.write(model, facts, notes["deltas"])
         return found[-1][1].trace

@@ -41,8 +41,6 @@ if TYPE_CHECKING:
 
 LOOKED_AT = 8
 """Earlier edits among which the most forgotten are looked for, as a multiple of those that are replayed."""
-ROUNDS = 3
-"""Side memories that WISE-Retrieve makes of a stream of known length [paper: 3,000 edits in memories of 1,000]."""
 
 
 @dataclass
@@ -71,7 +69,7 @@ class Wise(Editor):
     """Whether the shards' subspaces may overlap, by rho^2 [paper]; otherwise they are disjoint (B.7), and k rho <= 1."""
     shard_edits: int | None = None
     """Edits in a shard. By default 500 [released], or, where the length of the stream is known, so many that it makes one
-    round [replication script], and three with `retrieve`."""
+    round [replication script], and three with `retrieve`, which takes no more into one side memory than that holds."""
     merge: str = "ties"
     """Merging operator: linear, slerp, ties, sign, dare or dare_ties [paper: ties]."""
     density: float = 0.8
@@ -295,5 +293,6 @@ class Wise(Editor):
     def _shard_size(self, model: "EditedModel") -> int:
         if self.shard_edits is not None:
             return self.shard_edits
-        shards = self.k * (ROUNDS if self.mode == "retrieve" else 1)
-        return 500 if model.expected is None else -(-model.expected // shards)
+        site = model.site(self)
+        weights = site.in_features * site.out_features if self.mode == "retrieve" else None
+        return sharding.edits_in(self.k, model.expected, weights)
