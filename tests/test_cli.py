@@ -249,6 +249,16 @@ def test_settings_for_several_methods():
     assert found == {"grace": {"steps": 3, "lr": 0.5}, "ft_l": {"steps": 3}}
 
 
+@pytest.mark.parametrize(("text", "value"), [("1", 1.0), (".5", 0.5), ("5e-1", 0.5), ("+.5", 0.5), ("2.", 2.0)])
+def test_a_number_is_read_however_it_is_written(text, value):
+    assert settings.parse([f"lr={text}"], "grace") == {"lr": value}
+
+
+def test_a_text_may_stand_in_quotes_with_its_escapes():
+    assert settings.parse([r'template="{prompt}: {target}\n"'], "in_context") == {"template": "{prompt}: {target}\n"}
+    assert settings.parse(["template={prompt}: {target}"], "in_context") == {"template": "{prompt}: {target}"}
+
+
 @pytest.mark.parametrize(
     ("pair", "error", "match"),
     [
@@ -257,6 +267,8 @@ def test_settings_for_several_methods():
         ("steps=1.5", BadOption, "must be int"),
         ("steps=true", BadOption, "must be int"),
         ("lr=none", BadOption, "must be float"),
+        ("lr=nan", BadOption, "must be float"),
+        ("lr=1e999", BadOption, "must be float"),
         ("start=tepid", BadOption, "cold or warm"),
         ("stesp=3", UnknownName, "Did you mean 'steps'"),
     ],

@@ -50,6 +50,11 @@ def test_a_sweep_is_every_combination(tmp_path):
     assert (made.model, made.data, made.edits, made.seeds) == (("atlas",), ("atlas",), (1, 3), (0,))
 
 
+def test_a_plan_without_a_title_is_called_as_its_file(tmp_path):
+    assert plan(tmp_path, HEAD + GRACE).title == "A trial"
+    assert plan(tmp_path, HEAD.replace("title", "#") + GRACE).title == "plan"
+
+
 def test_depth_is_a_layer_of_the_model_at_hand(tmp_path):
     made = plan(tmp_path, HEAD + '[[method]]\nname = "grace"\nsweep = { depth = [0, 0.5, 1] }\n')
     assert [case.editor(tiny_llama(layers=5)).layer for case in made.cases] == [0, 2, 4]
@@ -66,7 +71,7 @@ def test_none_is_written_as_text(tmp_path):
     [
         (HEAD + GRACE + "stps = 1\n", UnknownName, "no key of a method in .*plan.toml is called 'stps'"),
         ("chunk = 2\n" + HEAD + GRACE, UnknownName, "'chunk'. Did you mean 'chunks'"),
-        (HEAD.replace("title", "#") + GRACE, BadOption, "'title' is missing"),
+        (HEAD.replace("edits", "#") + GRACE, BadOption, "'edits' is missing"),
         (HEAD, BadOption, "'method' is missing"),
         (HEAD + "method = []", BadOption, r"it must be \[\[method\]\] tables"),
         (HEAD + "[[method]]\n", BadOption, "has no 'name'"),

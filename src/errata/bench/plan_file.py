@@ -108,7 +108,7 @@ class PlanFile:
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise UsageError(f"{path} is no TOML: {error}") from None
         _check_keys(path, "plan", told, {**KEYS, "method": _tables})
-        for name in ("title", "model", "data", "edits", "method"):
+        for name in ("model", "data", "edits", "method"):
             if name not in told:
                 raise BadOption(f"{path}: {name!r} is missing")
         cases = tuple(case for table in told.pop("method") for case in _cases(path, table))
@@ -117,7 +117,7 @@ class PlanFile:
         }
         for name in ("model", "data", "edits"):
             read[name] = read[name] if isinstance(read[name], tuple) else (read[name],)
-        made = cls(path=path, cases=cases, **read)
+        made = cls(path=path, cases=cases, **{"title": path.stem} | read)
         check_scorer(made.scorer)
         published.numbers(made.published)
         return made

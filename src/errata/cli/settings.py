@@ -1,8 +1,10 @@
 """Settings: `--set NAME=VALUE` as the options of a method, with the types that its dataclass declares."""
 
 import json
+import math
 import types
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
 
 from errata.errors import BadOption, UnknownName
@@ -68,7 +70,10 @@ def accepted(hint: Any) -> tuple[type, ...]:
 
 
 def _number(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
+    """What JSON reads, a text in quotes among it, or a number as people write it (`.5`); else the text itself."""
+    for read in (json.loads, float):
+        with suppress(ValueError):
+            value = read(text)
+            if not isinstance(value, float) or math.isfinite(value):
+                return value
+    return text
