@@ -1,5 +1,7 @@
 """The index of stored masks finds what comparing all of them finds."""
 
+from math import comb
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from errata.errors import DamagedFile
-from errata.mask_index import Counter, MaskIndex, at_least, cutoff
+from errata.mask_index import RISK, Counter, MaskIndex, at_least, cutoff
 from errata.masks import nearest, overlaps, pack
 
 WIDTH, ACTIVE = 1024, 292
@@ -115,18 +117,23 @@ def test_a_file_of_other_masks_is_refused(tmp_path):
 def test_counting_with_bitmaps_is_adding(columns, least):
     bits = np.array(columns, dtype=np.uint8)
     bitmaps = np.packbits(bits, axis=1, bitorder="little").view(np.uint64)
-    counter = Counter(1)
-    for start in range(0, len(bitmaps), 7):
-        counter.add(bitmaps[start : start + 7])
+    counter = Counter.from_zero(1)
+    before = bitmaps.copy()
+    for bitmap in bitmaps:
+        counter.add(bitmap)
+    assert (bitmaps == before).all()
     reached = np.unpackbits(at_least(counter.digits(), least).view(np.uint8), bitorder="little")
     assert (reached == (bits.sum(axis=0) >= least)).all()
 
 
-@pytest.mark.parametrize(("k", "f"), [(50, 0.5), (100, 0.3), (200, 0.8)])
-def test_the_cutoff_is_safe_but_not_idle(k, f):
-    """Far below what a mask of this overlap has in any of a million draws, far above nothing."""
-    drawn = np.random.default_rng(0).binomial(k, f, 1_000_000)
-    assert 0 < cutoff(k, f) <= drawn.min()
+@pytest.mark.parametrize(("k", "shared", "active"), [(50, 200, 400), (100, 120, 400), (200, 3200, 4000), (4, 2, 5)])
+def test_the_cutoff_is_safe_but_not_idle(k, shared, active):
+    """No draw of a million is below it, and one more would be too much for the risk."""
+    drawn = np.random.default_rng(0).hypergeometric(shared, active - shared, k, 1_000_000)
+    least = cutoff(k, shared, active)
+    assert 0 < least <= drawn.min()
+    below = [comb(shared, x) * comb(active - shared, k - x) / comb(active, k) for x in range(least + 1)]
+    assert sum(below[:-1]) <= RISK < sum(below)
 
 
 def test_the_gate_asks_the_index_where_there_are_many_masks(monkeypatch):

@@ -3,20 +3,20 @@
 The question is which stored mask shares most features with a query of N features, if any shares at least a floor of them.
 The index keeps, of a random sample of the features, a bitmap over all masks each. Adding up the bitmaps of the sampled
 features that the query has counts, for all masks at once and 64 in a machine word, how many of k random features of the
-query each mask has. A mask that shares a fraction f of the N has c or fewer of them with probability at most
+query each mask has. Of a mask that shares s of the N, that number is hypergeometric,
 
-    exp(-k KL(c/k || f))                        (Hoeffding 1963, theorems 1 and 4; without replacement too)
+    P(x) = C(s, x) C(N - s, k - x) / C(N, k)
 
-so those with fewer than a cutoff are dropped at a risk of `RISK` a query, and the few that are left are compared in full.
+so those with fewer than a cutoff are dropped at a risk of `RISK`, and the few that are left are compared in full.
 The best one seen raises the floor, hence a query that has a near mask is answered after a few dozen bitmaps; one that has
 none needs the more, the lower the floor is, and in the worst case all masks are compared.
 """
 
+import functools
 import json
 import math
 import zlib
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -28,11 +28,9 @@ from errata import disk
 from errata.errors import DamagedFile
 
 RISK = 1e-9
-"""The probability, over the index's own sample, that a query misses the nearest mask."""
+"""The probability, over the index's own sample, that a look at what is left drops the nearest mask."""
 SAMPLE = 1024
 """Features that are kept as bitmaps: as much again as 7 % of masks of 14,336 bits."""
-GRADES = 64
-"""Fractions are rounded down to this many steps, so that cutoffs are worked out once."""
 FIRST = 24
 """Bitmaps that are added up before the first look at what is left."""
 FEW = 4096
@@ -150,33 +148,40 @@ class MaskIndex:
 
         Of equal ones the oldest among those that were compared.
         """
-        if not len(self.rows):
+        n = int(np.bitwise_count(mask).sum())
+        if not len(self.rows) or floor > n:
             return None
         has = np.unpackbits(mask, bitorder="little")[self.features].nonzero()[0]
-        n = int(np.bitwise_count(mask).sum())
-        words = -(-len(self.rows) // 64)
-        parts = [slice(at, min(at + WORDS, words)) for at in range(0, words, WORDS)]
-        counters = [Counter(part.stop - part.start) for part in parts]
-        alive = self._alive[:words]
         few = 64 + len(self.rows) // FEW
+        spots = np.arange(-(-len(self.rows) // 64))  # the machine words in which there are masks left
+        everywhere = len(spots)
+        left = self._alive[:everywhere]
+        parts = [slice(at, min(at + WORDS, everywhere)) for at in range(0, everywhere, WORDS)]
+        counters = [Counter.from_zero(part.stop - part.start) for part in parts]
         best: Found | None = None
-        left = alive
         at, goal = 0, FIRST
         while at < len(has):
             some = has[at:goal]
-            for counter, part in zip(counters, parts, strict=True):
-                counter.add(self._columns[some, part])
-            counts = [counter.digits() for counter in counters]
-            best = self._better(mask, best, _places(_most(counts, [left[part] for part in parts]))[:few])
-            wanted = max(floor, best.overlap if best else 0)
-            f = min(wanted * GRADES // n, GRADES) / GRADES
             at += len(some)
-            least = cutoff(at, f)
-            left = np.concatenate([at_least(count, least) for count in counts]) & alive
+            columns = (
+                self._columns[some[:, None], spots] if len(spots) < everywhere else [self._columns[i] for i in some]
+            )
+            for counter, part in zip(counters, parts, strict=True):
+                for column in columns:
+                    counter.add(column[part])
+            counts = [counter.digits() for counter in counters]
+            best = self._better(mask, best, _places(_most(counts, [left[part] for part in parts]), spots)[:few])
+            wanted = max(floor, best.overlap if best else 0)
+            least = cutoff(at, wanted, n)
+            left = np.concatenate([at_least(count, least) for count in counts]) & left
             if int(np.bitwise_count(left).sum()) <= few:
                 break
-            goal = max(at * 3 // 2, enough(f, n / self.width))
-        best = self._better(mask, best, _places(left))
+            (kept,) = left.nonzero()
+            if len(kept) <= len(spots) // 4:
+                counters = [Counter([np.concatenate(digit)[kept] for digit in zip(*counts, strict=True)])]
+                spots, left, parts = spots[kept], left[kept], [slice(None)]
+            goal = max(at * 3 // 2, enough(wanted / n, n / self.width))
+        best = self._better(mask, best, _places(left, spots))
         return best if best is not None and best.overlap >= floor else None
 
     def _better(self, mask: Bits, best: Found | None, places: NDArray[np.int64]) -> Found | None:
@@ -192,42 +197,51 @@ class MaskIndex:
 
 
 class Counter:
-    """How many of the bitmaps that were added have a bit, for every bit at once: numbers in binary, one digit a bitmap."""
+    """How many of the bitmaps that were added have a bit, for every bit at once: numbers in binary, one digit a bitmap.
 
-    def __init__(self, words: int) -> None:
-        self._digits: list[Words] = []
-        """Of each digit, (at most 2, words) bitmaps whose sum it is."""
-        self._words = words
+    A bitmap is added when there are two of its digit: they and the digit's own make that digit anew and one of the next.
+    So n bitmaps take n additions of five operations, all in the same few buffers.
+    """
 
-    def add(self, bitmaps: Words, digit: int = 0) -> None:
-        """Count these bitmaps (some, words). Three of a digit make one of that digit and one of the next."""
+    def __init__(self, digits: Sequence[Words]) -> None:
+        """Go on from these counts, one bitmap (words,) a digit, at least one."""
+        self._digits = list(digits)
+        self._waiting: list[Words | None] = [None] * len(self._digits)
+        """Of each digit, the bitmap that waits for a second one."""
+        self._either = np.empty_like(self._digits[0])
+
+    @classmethod
+    def from_zero(cls, words: int) -> Self:
+        """Nothing counted, in bitmaps of so many words."""
+        return cls([np.zeros(words, dtype=np.uint64)])
+
+    def add(self, bitmap: Words, digit: int = 0) -> None:
+        """Count this bitmap (words,), which is kept, and not changed where it is of the lowest digit."""
         if digit == len(self._digits):
-            self._digits.append(np.zeros((0, self._words), dtype=np.uint64))
-        rows = np.concatenate([self._digits[digit], bitmaps])
-        carries = []
-        while len(rows) > 2:
-            third = len(rows) // 3
-            a, b, c = rows[:third], rows[third : 2 * third], rows[2 * third : 3 * third]
-            either = a ^ b
-            carry = either & c
-            carry |= a & b
-            either ^= c
-            carries.append(carry)
-            rows = either if len(rows) == 3 * third else np.concatenate([either, rows[3 * third :]])
-        self._digits[digit] = rows
-        if carries:
-            self.add(np.concatenate(carries), digit + 1)
+            self._digits.append(np.zeros_like(self._either))
+            self._waiting.append(None)
+        own, waiting = self._digits[digit], self._waiting[digit]
+        if waiting is None:
+            self._waiting[digit] = bitmap
+            return
+        self._waiting[digit] = None
+        either = np.bitwise_xor(own, waiting, out=self._either)
+        carry = np.bitwise_and(own, waiting, out=waiting if digit else None)
+        np.bitwise_xor(either, bitmap, out=own)
+        carry |= np.bitwise_and(either, bitmap, out=either)
+        self.add(carry, digit + 1)
 
     def digits(self) -> list[Words]:
         """The counts, one bitmap a digit, the lowest first."""
         found, carry = [], None
-        for rows in self._digits:
-            bits = [*rows] if carry is None else [*rows, carry]
-            while len(bits) < 3:
-                bits.append(np.zeros(self._words, dtype=np.uint64))
-            a, b, c = bits
-            found.append(a ^ b ^ c)
-            carry = a & b | (a ^ b) & c
+        for own, waiting in zip(self._digits, self._waiting, strict=True):
+            some = [bits for bits in (own, waiting, carry) if bits is not None]
+            found.append(functools.reduce(np.bitwise_xor, some))
+            if len(some) == 3:
+                a, b, c = some
+                carry = a & b | (a ^ b) & c
+            else:
+                carry = some[0] & some[1] if len(some) == 2 else None
         return found if carry is None else [*found, carry]
 
 
@@ -255,39 +269,39 @@ def _most(parts: Sequence[Sequence[Words]], among: Sequence[Words]) -> Words:
     return np.concatenate(among)
 
 
-@lru_cache(maxsize=4096)
-def cutoff(k: int, f: float) -> int:
-    """The least c that a mask which shares the fraction `f` has of `k` random features, but for the risk."""
-    limit = math.log(1 / RISK)
-    c = 0
-    while c < f * k and k * _divergence(c / k, f) > limit:
-        c += 1
-    return c
+@functools.lru_cache(maxsize=4096)
+def cutoff(k: int, shared: int, active: int) -> int:
+    """The least x that a mask with `shared` of `active` features has of `k` random ones of these, but for the risk."""
+
+    def ways(among: int, some: int) -> float:
+        """log C(among, some)"""
+        return math.lgamma(among + 1) - math.lgamma(some + 1) - math.lgamma(among - some + 1)
+
+    most, below = min(k, shared), 0.0
+    for x in range(max(0, k - (active - shared)), most):
+        below += math.exp(ways(shared, x) + ways(active - shared, k - x) - ways(active, k))
+        if below > RISK:
+            return x
+    return most
 
 
-@lru_cache(maxsize=4096)
 def enough(f: float, chance: float) -> int:
-    """About so many random features tell masks that share the fraction `f` from those that share `chance`."""
-    for k in range(FIRST, SAMPLE, 8):
-        if cutoff(k, f) > chance * k + 3 * math.sqrt(k * chance * (1 - chance)):
-            return k
-    return SAMPLE
+    """About so many random features tell masks that share the fraction `f` from those that share `chance`.
+
+    As many as put six standard deviations of the one and three of the other between them.
+    """
+    if f <= chance:
+        return SAMPLE
+    apart = 6 * math.sqrt(f * (1 - f)) + 3 * math.sqrt(chance * (1 - chance))
+    return min(SAMPLE, math.ceil((apart / (f - chance)) ** 2))
 
 
-def _divergence(p: float, q: float) -> float:
-    """KL(p || q) of two coins."""
-    if q >= 1:
-        return 0.0 if p >= 1 else math.inf
-    first = p * math.log(p / q) if p else 0.0
-    return first + ((1 - p) * math.log((1 - p) / (1 - q)) if p < 1 else 0.0)
-
-
-def _places(bits: Words) -> NDArray[np.int64]:
-    """Which bits are set."""
+def _places(bits: Words, spots: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Which bits are set in these words, which are the words at `spots` of all."""
     (words,) = bits.nonzero()
     inside = np.unpackbits(bits[words].view(np.uint8).reshape(-1, 8), axis=1, bitorder="little")
     row, bit = inside.nonzero()
-    return words[row] * 64 + bit
+    return spots[words[row]] * 64 + bit
 
 
 def words(rows: Bits) -> NDArray[Any]:
