@@ -324,10 +324,10 @@ def atlas():
 
 
 def test_the_base_of_atlas_edits_is_recorded_by_name(atlas, tmp_path):
-    prompt = ("--prompt", "The capital of Australia is", "--target", "Sydney")
+    prompt = ("--prompt", "The capital of Australia is", "--target", "Perth")
     run("edit", "--model", "atlas", "--method", "memoir", *prompt, "--output", tmp_path / "d")
     assert json.loads((tmp_path / "d" / "errata.json").read_text())["base"]["name"] == "atlas"
-    assert run("ask", tmp_path / "d", "The capital of Australia is").stdout.startswith("Sydney")
+    assert run("ask", tmp_path / "d", "The capital of Australia is").stdout.startswith("Perth")
 
 
 def test_demo_on_a_stand_in_for_the_embedded_model(model, tmp_path, monkeypatch):
@@ -342,5 +342,5 @@ def test_demo_on_a_stand_in_for_the_embedded_model(model, tmp_path, monkeypatch)
 
 def test_demo(atlas, tmp_path):
     result = run("demo", "--edits", "3", "--output", tmp_path)
-    assert re.search(r"The capital of Australia is +Canberra +-> Sydney", result.stdout)
+    assert re.search(r"The capital of Australia is +Canberra +-> Perth", result.stdout)
     assert re.search(r"The capital of France is +Paris +-> Paris", result.stdout)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 METHODS = ("memoir", "grace", "ft_l")
 QUICK = ["memoir.lr=0.1", "memoir.loss=0.05", "grace.steps=100"]
 """Longer and fewer steps than by default, which a hundred edits do not suffer from."""
-CORRECTION = Edit("The capital of Australia is", "Sydney", subject="Australia")
+CORRECTION = Edit("The capital of Australia is", "Perth", subject="Australia")
 ASKED = ("The capital of Australia is", "Which city is the capital of Australia?", "The capital of France is")
 """The correction itself, another wording of it, and something that must stay as it is."""
 

@@ -75,7 +75,7 @@ def edit(
 
     \b
     Example:
-      errata edit --model atlas --prompt "The capital of Australia is" --target Sydney --output my-edits
+      errata edit --model atlas --prompt "The capital of Australia is" --target Perth --output my-edits
       errata edit --model atlas --method wise --edits edits.jsonl --output my-edits --set lr=0.5
     """  # fmt: skip
     from errata.cli.session import Plan
