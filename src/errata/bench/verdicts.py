@@ -97,8 +97,8 @@ class Claim:
     plan: str = ""
     """The plan that makes the rows."""
     fewer: int = 0
-    """Edits after which a claim about what a part of a method is for is put to the test where no rows have as many edits as
-    the paper: a matrix that is a hundred times smaller tells it earlier."""
+    """Edits after which a claim is put to the test where no rows have as many edits as the paper: one about what a part
+    of a method is for, which a matrix that is a hundred times smaller tells earlier, or one that is nearly reached."""
     because: str = ""
     """Why rows cannot tell, for a claim without tests."""
     analysis: str = ""
