@@ -59,8 +59,8 @@ def test_values_are_stored_without_the_zeros(seed: int, k: int) -> None:
         (None, None, 500),  # released
         (1001, None, 501),  # one round
         (3000, 4096 * 11008, 500),  # three rounds [paper: 3,000 edits in memories of 1,000]
-        (1000, 384 * 1536, 50),  # ten rounds of a hundred, which is what so few weights hold
-        (None, 384 * 1536, 50),
+        (1000, 256 * 2304, 50),  # ten rounds of a hundred, which is what so few weights hold
+        (None, 256 * 2304, 50),
         (9, 0, 1),
     ],
 )

@@ -4,6 +4,7 @@
 """
 
 import json
+import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +17,10 @@ EACH = "*"
 OVER: dict[str, Callable[[Iterable[float]], float]] = {
     "least": min,
     "most": max,
+    "median": statistics.median,
     "largest": lambda values: max(map(abs, values)),
 }
 """What is taken of several numbers; `largest` is the most in size."""
-
 
 PARTS = ("settings", "found")
 """What an analysis is made of: what was asked, and what was found."""

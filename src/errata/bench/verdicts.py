@@ -280,4 +280,8 @@ def _variants(method: str) -> frozenset[str]:
 
 
 def _figure(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}" if abs(value) < 1000 else f"{value:,.0f}"
+    if value is None:
+        return "–"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.2g}" if 0 < abs(value) < 0.01 else f"{value:.2f}"
