@@ -272,17 +272,20 @@ def _most(parts: Sequence[Sequence[Words]], among: Sequence[Words]) -> Words:
 @functools.lru_cache(maxsize=4096)
 def cutoff(k: int, shared: int, active: int) -> int:
     """The least x that a mask with `shared` of `active` features has of `k` random ones of these, but for the risk."""
-
-    def ways(among: int, some: int) -> float:
-        """log C(among, some)"""
-        return math.lgamma(among + 1) - math.lgamma(some + 1) - math.lgamma(among - some + 1)
-
-    most, below = min(k, shared), 0.0
-    for x in range(max(0, k - (active - shared)), most):
-        below += math.exp(ways(shared, x) + ways(active - shared, k - x) - ways(active, k))
+    most, least = min(k, shared), max(0, k - (active - shared))
+    p = ways(shared, least) + ways(active - shared, k - least) - ways(active, k)  # log P(x), from x = least on
+    below = 0.0
+    for x in range(least, most):
+        below += math.exp(p)
         if below > RISK:
             return x
+        p += math.log((shared - x) * (k - x) / ((x + 1) * (active - shared - k + x + 1)))
     return most
+
+
+def ways(among: int, some: int) -> float:
+    """log C(among, some)"""
+    return math.lgamma(among + 1) - math.lgamma(some + 1) - math.lgamma(among - some + 1)
 
 
 def enough(f: float, chance: float) -> int:
