@@ -24,9 +24,9 @@ def edits_in(k: int, expected: int | None, weights: int | None = None) -> int:
     With the `weights` of a matrix each round has its own: then the stream makes at least `ROUNDS` of them, and none has
     more edits than its matrix holds.
     """
-    edits = UNKNOWN * k if expected is None else expected
+    edits, rounds = (UNKNOWN * k, 1) if expected is None else (expected, ROUNDS)
     if weights is not None:
-        edits = min(edits if expected is None else -(-edits // ROUNDS), int(HELD * weights))
+        edits = min(-(-edits // rounds), int(HELD * weights))
     return max(1, -(-edits // k))
 
 
