@@ -122,6 +122,17 @@ def test_mass_in_a_stream_is_mass_in_one_batch(spread: int) -> None:
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
+def test_mass_goes_on_from_edits_whose_keys_were_not_saved() -> None:
+    whole, older = with_options("memit_mass"), with_options("memit_mass")
+    for model in (whole, older):
+        model.edit_many(EDITS[:2])
+    notes = older.memories["memit_mass.values"]
+    notes.put({"keys": notes["keys"][:0]})
+    for model in (whole, older):
+        model.edit_many(EDITS[2:])
+    torch.testing.assert_close(shifts(older)[0], shifts(whole)[0], rtol=1e-4, atol=1e-6)
+
+
 def test_mass_of_one_batch_is_memit_of_one_batch() -> None:
     one, other = with_options("memit_mass"), with_options("memit")
     for model in (one, other):

@@ -45,10 +45,9 @@ class MemitMass(SpreadEdit):
     def prepare(self, model: "EditedModel") -> None:
         """No change, and no values, at first."""
         super().prepare(model)
-        memories = self.memories(model)
-        site = memories[-1].site
+        site = self.memories(model)[-1].site
         empty = {
-            "keys": torch.zeros(0, site.in_features if len(memories) == 1 else 0, device=model.device),
+            "keys": torch.zeros(0, site.in_features, device=model.device),
             "deltas": torch.zeros(0, site.out_features, device=model.device),
             "owners": torch.zeros(0, dtype=torch.long, device=model.device),
             "at_subject": torch.zeros(0, dtype=torch.bool, device=model.device),
@@ -67,18 +66,20 @@ class MemitMass(SpreadEdit):
         found = [self.located(model, memories[-1], edit, target_nll, fit) for edit in edits]
         notes = model.memories[f"{self.name}.values"]
         assert isinstance(notes, Notes)
+        known = len(memories) == 1 and len(notes["keys"]) == len(notes["owners"])  # edits of older files have no keys
         first = len(model.history) - len(edits)
         owners = torch.cat([notes["owners"], torch.arange(first, len(model.history), device=model.device)])
-        deltas = torch.cat([notes["deltas"], torch.stack([value.delta for _, value in found])])
-        at_subject = torch.tensor([len(fact.places) > fact.contexts for fact, _ in found], device=model.device)
-        at_subject = torch.cat([notes["at_subject"], at_subject])
-        read = torch.stack([weighted(value.keys) for _, value in found])
-        keys = torch.cat([notes["keys"], read[:, : notes["keys"].shape[1]]])
         latest = {edit.prompt: i for i, edit in enumerate(model.history)}
         kept = torch.tensor([latest[model.history[i].prompt] == i for i in owners.tolist()], device=model.device)
-        held = {"deltas": deltas, "owners": owners, "at_subject": at_subject, "keys": keys}
-        notes.put({name: tensor[kept] for name, tensor in held.items()})
-        if len(memories) == 1:
+        new = {
+            "deltas": torch.stack([value.delta for _, value in found]),
+            "at_subject": torch.tensor([len(fact.places) > fact.contexts for fact, _ in found], device=model.device),
+        }
+        if known:
+            new["keys"] = torch.stack([weighted(value.keys) for _, value in found])
+        held = {name: torch.cat([notes[name], rows]) for name, rows in new.items()} | {"owners": owners}
+        notes.put({name: rows[kept] for name, rows in held.items()})
+        if known:
             self.write(model, [], notes["deltas"], keys=list(notes["keys"][:, None]))
             return found[-1][1].trace
         in_force = zip(notes["owners"].tolist(), notes["at_subject"].tolist(), strict=True)
