@@ -298,6 +298,7 @@ def test_bench(model, edits, tmp_path):
     rows = lines(run(*common, "--output", tmp_path, "--json"))
     assert [(row["method"], row["edits"]) for row in rows] == [("none", 1), ("none", 3), ("grace", 1), ("grace", 3)]
     assert rows[2]["options"]["steps"] == 5
+    assert {row["model"] for row in rows} == {model.name}  # wherever it lies
     assert len((tmp_path / "results.jsonl").read_text().splitlines()) == 4
     again = run(*common, "--output", tmp_path)
     assert "grace" in again.stdout

@@ -29,13 +29,13 @@ def tuned(model, facts):
     return output, run("tune", "ft_m,ft_l", *common, "--search", "steps=1,30", "--search", "lr=0.1", "--json")
 
 
-def test_every_method_gets_the_same_budget_and_a_place_in_the_settings(tuned):
+def test_every_method_gets_the_same_budget_and_a_place_in_the_settings(tuned, model):
     output, result = tuned
     assert [told["method"] for told in lines(result)] == ["ft_m", "ft_l"]
     assert len(read(output)) == 4
     settings = json.loads((output / "settings.json").read_text())
     assert {name: entry["trials"] for name, entry in settings["methods"].items()} == {"ft_l": 2, "ft_m": 2}
-    assert settings["protocol"]["budget"] == 2
+    assert (settings["protocol"]["budget"], settings["protocol"]["model"]) == (2, model.name)
 
 
 def test_the_benchmark_takes_tuned_settings_and_an_option_of_its_own_goes_before(tuned, model, facts):

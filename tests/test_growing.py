@@ -2,7 +2,7 @@
 
 import torch
 
-from errata.growing import ROOM, appended, behind
+from errata.growing import ROOM, appended, behind, replaced
 
 
 def test_appending_is_concatenating() -> None:
@@ -47,3 +47,19 @@ def test_what_is_behind_a_front_part_is_known_where_it_grew_from_it() -> None:
     assert behind(first, first) is not None
     assert behind(first.clone(), first) is None
     assert behind(first, longer) is None
+
+
+def test_rows_that_nobody_else_sees_are_replaced_where_they_are() -> None:
+    front = torch.arange(6.0).reshape(3, 2)
+    grown = appended(front, torch.zeros(2, 2))
+    rows, places = torch.tensor([[7.0, 8.0], [5.0, 6.0]]), torch.tensor([4, 3])
+    assert replaced(grown, 3, places, rows) is grown
+    assert torch.equal(grown, torch.tensor([[0.0, 1], [2, 3], [4, 5], [5, 6], [7, 8]]))
+
+
+def test_rows_that_were_there_before_are_replaced_in_a_copy() -> None:
+    front = torch.arange(6.0).reshape(3, 2)
+    grown = appended(front, torch.zeros(1, 2))
+    found = replaced(grown, 3, torch.tensor([3, 1]), torch.ones(2, 2))
+    assert torch.equal(found, torch.tensor([[0.0, 1], [1, 1], [4, 5], [1, 1]]))
+    assert torch.equal(grown[:3], front) and not grown[3].any()

@@ -7,8 +7,8 @@ import pytest
 
 import commands
 from errata.bench.estimate import estimate
-from errata.bench.plan import Plan
-from errata.bench.plan_file import PlanFile, expanded, model_name
+from errata.bench.plan import Plan, model_name
+from errata.bench.plan_file import PlanFile, expanded
 from errata.data import jsonl
 from errata.errors import BadOption, UnknownName, UsageError
 from errata.methods import make
@@ -125,9 +125,20 @@ def test_more_edits_than_the_data_has_are_refused_before_a_model_is_loaded(tmp_p
 
 
 def test_what_the_plan_says_cannot_be_said_again(tmp_path):
-    result = run(written(tmp_path, HEAD + GRACE), "--method", "wise", code=2)
-    assert "--method cannot be given with a plan file" in result.stderr
+    result = run(written(tmp_path, HEAD + GRACE), "--set", "lr=1", code=2)
+    assert "--set cannot be given with a plan file" in result.stderr
     assert "--dry-run is for a plan file" in run("--dry-run", code=2).stderr
+
+
+def test_some_methods_of_a_plan_can_be_run_alone(tmp_path, tiny):
+    model, edits = tiny
+    path = written(tmp_path, HEAD + '[[method]]\nname = "none"\n' + GRACE)
+    common = (path, "--model", model, "--data", edits, "--edits", "1")
+    rows = [json.loads(line) for line in run(*common, "--method", "none", "--json").stdout.splitlines()]
+    assert [row["method"] for row in rows] == ["none"]
+    said = run(*common, "--method", "wise", code=2).stderr
+    assert said.startswith(f"error: no method of {path} is called 'wise'. There is: grace, none")
+    assert len(said.splitlines()) == 1
 
 
 def test_a_plan_is_carried_out_and_resumed(tmp_path, tiny):

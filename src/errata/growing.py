@@ -27,6 +27,16 @@ def appended(front: Tensor, rows: Tensor) -> Tensor:
     return torch.as_tensor(whole[:total])
 
 
+def replaced(grown: Tensor, first: int, places: Tensor, rows: Tensor) -> Tensor:
+    """`grown.index_copy(0, places, rows)` where the rows of `grown` from `first` on are those that nobody else sees yet:
+    if all `places` are among them, they are written where they are.
+    """
+    if int(places.min()) < first:
+        return grown.index_copy(0, places, rows)
+    grown[places] = rows
+    return grown
+
+
 def behind(longer: Tensor, front: Tensor) -> Tensor | None:
     """The rows of `longer` that come after `front`, where it grew from that; None where it did not, or nobody can say."""
     if longer is front:

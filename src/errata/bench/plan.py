@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -81,3 +82,9 @@ class Run(NamedTuple):
     def length(self) -> int:
         """Edits in each stream."""
         return self.checkpoints[-1]
+
+
+def model_name(model: str) -> str:
+    """What rows call a model: the name of its directory, wherever that lies; else the name as it is."""
+    path = Path(model).expanduser()
+    return path.resolve().name if path.is_dir() else model

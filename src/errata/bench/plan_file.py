@@ -126,6 +126,14 @@ class PlanFile:
         """The same plan on another model, data, ...; what is None is left as it is."""
         return replace(self, **{name: value for name, value in changes.items() if value is not None})
 
+    def only(self, methods: Sequence[str]) -> "PlanFile":
+        """The same plan with these of its methods. Raises `UnknownName` for one that it does not have."""
+        there = {case.method for case in self.cases}
+        for name in methods:
+            if name not in there:
+                raise UnknownName(f"method of {self.path}", name, there)
+        return replace(self, cases=tuple(case for case in self.cases if case.method in methods))
+
     def streams(self, on_error: OnError = "stop") -> list[Stream]:
         """The edits of each data set. Raises `BadOption` where the plan asks for more than there are."""
         found = []
@@ -158,12 +166,6 @@ def expanded(text: str) -> str:
         if name not in os.environ:
             raise UsageError(f"{text} names ${name}, which is not set: set it, or give --model, --data or --irrelevant")
     return os.path.expandvars(text)
-
-
-def model_name(model: str) -> str:
-    """What rows call a model: the name of its directory, wherever that lies; else the name as it is."""
-    path = Path(model).expanduser()
-    return path.resolve().name if path.is_dir() else model
 
 
 def _irrelevant(where: str) -> Sequence[Probe]:

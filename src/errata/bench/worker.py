@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import errata
 from errata.bench import provenance, record
-from errata.bench.plan_file import PlanFile, Stream, model_name
+from errata.bench.plan import model_name
+from errata.bench.plan_file import PlanFile, Stream
 from errata.bench.stream import Bench
 from errata.errors import ErrataError
 from errata.metrics import Reference

@@ -22,7 +22,7 @@ def bench(
     model: Annotated[str, typer.Option(help="atlas, a directory, or a name on the Hub.")] = "atlas",
     data: Annotated[str, typer.Option(help="atlas, a .jsonl file, zsre:PATH, counterfact:PATH, ...")] = "atlas",
     method: Annotated[
-        str, typer.Option(metavar="NAME,...", help="Methods; none is the unedited model.")
+        str, typer.Option(metavar="NAME,...", help="Methods; none is the unedited model. PLAN: these of its own alone.")
     ] = "memoir,wise,grace",
     edits: Annotated[str, typer.Option(metavar="T,...", help="After how many edits to score all of them.")] = "100",
     options: Options = None,
@@ -59,12 +59,13 @@ def bench(
 
     With --output, the same command goes on where it was stopped. Options: --set lr=0.5 for every method, --set
     memoir.lr=0.5 for one. A plan file says all of this; --model, --data, --edits, --chunks, --seed and --irrelevant may
-    be given in its place.
+    be given in its place, and --method says which of its methods to run.
 
     \b
     Example:
       errata bench --model atlas --data atlas --method memoir,wise,grace,ft_l --edits 1,10,100 --output results
       errata bench plans/wise-table-10.toml --model atlas --data atlas --output merging
+      errata bench plans/atlas.toml --method memoir,wise --edits 10 --output atlas
       errata bench plans/atlas.toml --output atlas --engine ray --gpus-each 0.5
     """  # fmt: skip
     if plan is not None:
@@ -77,7 +78,7 @@ def bench(
     asked = Request(
         model,
         data,
-        tuple(_names(method)),
+        tuple(names(method)),
         points,
         seed,
         batch_size,
@@ -143,6 +144,7 @@ class Request:
         """One plan a method. Everything cheap is checked before the model is loaded."""
         from errata import loading, methods
         from errata.bench import Plan
+        from errata.bench.plan import model_name
         from errata.bench.tune import Settings
         from errata.cli import settings
         from errata.data import load, read_irrelevant
@@ -162,7 +164,7 @@ class Request:
             irrelevant = read_irrelevant(self.irrelevant)
         base, tokenizer = loading.load(self.model, dtype=self.dtype, device=self.device)
         plan = Plan(
-            base, tokenizer, None, self.model, dataset.name, stream, irrelevant, self.points,
+            base, tokenizer, None, model_name(self.model), dataset.name, stream, irrelevant, self.points,
             self.seed, self.batch_size, self.chunks,
         )  # fmt: skip
         editors = [methods.make(name, **options[name]) if name in options else None for name in self.methods]
@@ -238,13 +240,14 @@ def numbers(text: str) -> tuple[int, ...]:
     return tuple(sorted({int(part) for part in parts}))
 
 
-def _names(text: str) -> list[str]:
+def names(text: str) -> list[str]:
+    """The methods of a list such as memoir,none. Raises `BadOption`, and `UnknownName` for one that there is not."""
     from errata import methods
 
-    names = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
-    if not names:
+    found = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    if not found:
         raise BadOption("--method names no method; see `errata methods`")
-    for name in names:
+    for name in found:
         if name != "none":
             methods.find(name)
-    return names
+    return found

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 ON_RAY = {"address", "cpus_each", "gpus_each"}
 """What is only for --engine ray."""
-OVERRIDES = {"model", "data", "edits", "seed", "chunks", "irrelevant"}
-"""What the command line may say in place of the plan ..."""
+OVERRIDES = {"model", "data", "method", "edits", "seed", "chunks", "irrelevant"}
+"""What the command line may say in place of the plan (of its methods: which) ..."""
 HOW = {"plan", "dry_run", "output", "device", "dtype", "as_json", "on_error", "engine", *ON_RAY}
 """... and what is about how to run it."""
 
@@ -29,17 +29,20 @@ HOW = {"plan", "dry_run", "output", "device", "dtype", "as_json", "on_error", "e
 def read(ctx: typer.Context, path: Path) -> "PlanFile":
     """The plan of a file, with what the command line says in its place. Raises `BadOption` for what it may not say."""
     from errata.bench.plan_file import PlanFile
-    from errata.cli.bench import numbers
+    from errata.cli.bench import names, numbers
 
     given = {name: value for name, value in ctx.params.items() if _is_given(ctx, name)}
+    typed = {parameter.name: parameter.opts[0] for parameter in ctx.command.params}
     for name in given:
         if name not in OVERRIDES | HOW:
-            raise BadOption(f"--{name.replace('_', '-')} cannot be given with a plan file: write it into {path}")
+            raise BadOption(f"{typed[name]} cannot be given with a plan file: write it into {path}")
         if name in ON_RAY and ctx.params["engine"] != "ray":
-            raise BadOption(f"--{name.replace('_', '-')} is for --engine ray")
+            raise BadOption(f"{typed[name]} is for --engine ray")
     file = PlanFile.read(path)
     if "data" in given:
         file = replace(file, irrelevant=None)  # the plan's belong to the plan's data
+    if "method" in given:
+        file = file.only(names(given["method"]))
     return file.with_(
         model=(given["model"],) if "model" in given else None,
         data=(given["data"],) if "data" in given else None,
@@ -63,7 +66,8 @@ def carry_out(
     Every data set is read, and every length checked, before a model is loaded.
     """
     from errata import loading
-    from errata.bench.plan_file import expanded, model_name
+    from errata.bench.plan import model_name
+    from errata.bench.plan_file import expanded
     from errata.metrics import Reference
 
     streams = file.streams(on_error)
@@ -96,7 +100,8 @@ def carry_out_on_ray(
     from errata import loading
     from errata.bench.cluster import connected
     from errata.bench.dispatch import Dispatch
-    from errata.bench.plan_file import expanded, model_name
+    from errata.bench.plan import model_name
+    from errata.bench.plan_file import expanded
 
     streams = file.streams(on_error)
     models = []
@@ -137,7 +142,8 @@ def dry_run(file: "PlanFile", output: Path | None, dtype: str, on_error: "OnErro
     from errata import loading
     from errata.bench import record
     from errata.bench.estimate import estimate
-    from errata.bench.plan_file import expanded, model_name
+    from errata.bench.plan import model_name
+    from errata.bench.plan_file import expanded
 
     streams = file.streams(on_error)
     plans: list[Plan] = []

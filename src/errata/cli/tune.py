@@ -47,6 +47,7 @@ def tune(
     from errata import loading
     from errata.bench import Plan
     from errata.bench import tune as tuning
+    from errata.bench.plan import model_name
     from errata.data import load, read_irrelevant
 
     points = numbers(edits)
@@ -59,7 +60,7 @@ def tune(
     if irrelevant is not None:
         probes = read_irrelevant(irrelevant)
     base, tokenizer = loading.load(model, dtype=dtype, device=device)
-    plan = Plan(base, tokenizer, None, model, chosen.name, stream, probes, points, seed, batch_size)
+    plan = Plan(base, tokenizer, None, model_name(model), chosen.name, stream, probes, points, seed, batch_size)
     for name in names:
         with meter(budget, name) as bar:
 

@@ -19,7 +19,7 @@ from errata.batch import Batch, distinct
 from errata.edit import Edit
 from errata.editor import Editor
 from errata.fitting import Stop, Trace, fit_each
-from errata.growing import appended, behind
+from errata.growing import appended, behind, replaced
 from errata.memory import Gated
 from errata.objective import target_nll
 from errata.routing import NEAR, Decision, decide_best, last_true
@@ -169,7 +169,7 @@ class Grace(Editor):
             at = torch.tensor([places[i] for i in run], device=book["values"].device)
             values, learnt = self._trained(memory, batch, run, book["values"][at])
             traces += learnt
-            book["values"] = book["values"].index_copy(0, at, values)
+            book["values"] = replaced(book["values"], len(memory.values), at, values)
         memory.put({name: tensor for name, tensor in book.items() if name != "squares"})
         return Trace.of_each(traces)
 
