@@ -98,7 +98,8 @@ def _verdicts(found: Sequence[Verdict]) -> Section:
     lines = [(v.claim.claim, f"{v.claim.source}, {v.claim.place}", v.status, _on(v), v.why) for v in ordered]
     text = (
         "A claim is put to the test by comparing rows under the scorer of the papers, teacher_forced_token, or numbers that"
-        " an analysis found; some, mostly ablations, after fewer edits than published where there are no rows of as many: "
+        " an analysis found. Where no rows have as many edits as the paper, some claims, mostly ablations, are tested after"
+        " fewer, and those about how many edits a matrix holds where it holds at least as many for its weights: "
     )
     told = ", ".join(f"{count} {status}" for status, count in counts.items())
     return Section(

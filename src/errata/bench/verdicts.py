@@ -7,6 +7,7 @@ measured. There is no verdict without rows or findings.
 """
 
 import json
+import math
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -99,8 +100,9 @@ class Claim:
     fewer: int = 0
     """Edits after which a claim is put to the test where no rows have as many edits as the paper: one about what a part
     of a method is for, which a matrix that is a hundred times smaller tells earlier, or one that is nearly reached."""
-    because: str = ""
-    """Why rows cannot tell, for a claim without tests."""
+    load: float = 0.0
+    """Edits per million weights of the edited matrix in the paper, for a claim about how much a matrix holds: where no
+    rows have as many edits as the paper, those count that have at least as many for their weights."""
     analysis: str = ""
     """The analysis whose findings are compared, rather than rows; `command` makes them."""
     method: str = ""
@@ -153,8 +155,6 @@ class Verdict(NamedTuple):
     @property
     def why(self) -> str:
         """The figures that decided, or what is missing."""
-        if not self.found:
-            return self.claim.because
         measured = [found for found in self.found if found.holds is not None]
         missing = len(self.found) - len(measured)
         parts = [str(found) for found in measured]
@@ -220,10 +220,24 @@ def _look(test: Comparison, found: Mapping[str, Any]) -> Found:
 def _of_rows(claim: Claim, rows: Iterable[Row], model: str, data: str) -> Verdict:
     group = [row for row in rows if (row.model, row.data) == (model, data)]
     found = Verdict(claim, model, data, tuple(_compare(claim, test, group) for test in claim.tests))
-    if claim.fewer and found.status == NOT_MEASURED:
-        tests = {str(test): test for test in (test.after(claim.fewer) for test in claim.tests)}
-        return found._replace(found=tuple(_compare(claim, test, group) for test in tests.values()))
+    for edits in _instead(claim, group) if found.status == NOT_MEASURED else ():
+        tests = {str(test): test for test in (test.after(edits) for test in claim.tests)}
+        other = found._replace(found=tuple(_compare(claim, test, group) for test in tests.values()))
+        if claim.fewer or other.status != NOT_MEASURED:
+            return other
     return found
+
+
+def _instead(claim: Claim, rows: Sequence[Row]) -> list[int]:
+    """After how many edits these rows can put a claim to the test as well, the most first."""
+    if not claim.load:
+        return [claim.fewer] if claim.fewer else []
+    methods = {side.method for test in claim.tests for side in (test.left, test.right) if isinstance(side, Side)}
+    least: dict[int, float] = {}
+    for row in rows:
+        if row.method in methods and row.edits_per_million_weights is not None:
+            least[row.edits] = min(row.edits_per_million_weights, least.get(row.edits, math.inf))
+    return sorted((edits for edits, load in least.items() if load >= claim.load), reverse=True)
 
 
 def _compare(claim: Claim, test: Comparison, rows: Sequence[Row]) -> Found:
