@@ -157,6 +157,14 @@ def test_a_stream_is_continued_after_the_edits_that_are_there(model, edits, tmp_
     assert lines(run(*common, "--json")) == []
 
 
+def test_more_edits_than_a_memory_holds_are_told_before_they_are_made(model, edits, tmp_path):
+    common = ("edit", "--model", model, "--edits", edits, "--limit", 2, *ANY)
+    told = "warning: 2 edits to make: one side memory of this size loses edits past some 1; mode=retrieve adds one"
+    wise = (*common, "--method", "wise", "--set", "steps=1")
+    assert told in run(*wise, "--output", tmp_path / "merge").stderr
+    assert "warning" not in run(*wise, "--set", "mode=retrieve", "--output", tmp_path / "retrieve").stderr
+
+
 def test_irrelevant_texts_are_kept(model, tmp_path):
     (tmp_path / "texts").write_text("One text.\nAnother one.\n")
     run(

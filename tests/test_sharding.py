@@ -7,10 +7,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from errata.sharding import HELD, edits_in, expected_overlap, gather, mask, spread
+from errata.sharding import HELD, beyond, edits_in, expected_overlap, gather, mask, spread
 
 SHAPE = (256, 1024)
 SIZE = SHAPE[0] * SHAPE[1]
+
+
+def test_a_matrix_that_is_given_more_than_it_holds_is_told() -> None:
+    assert beyond(4096 * 11008, 7_600) == ""
+    assert "past some 7,665; mode=retrieve" in beyond(4096 * 11008, 8_000)
 
 
 @pytest.mark.parametrize(("rho", "k"), [(0.2, 2), (0.3, 2), (0.33, 3)])

@@ -49,6 +49,10 @@ class Editor(ABC):
         """Bytes of matrices of a site's input features (ff, ff) that are kept beside its own (model, ff): an estimate."""
         return 0
 
+    def beyond(self, model: "EditedModel", edits: int) -> str:
+        """What to know before so many edits are in force, in a line; empty where nothing is known to go wrong."""
+        return ""
+
     def options(self) -> dict[str, Any]:
         """The hyper-parameters by name."""
         return asdict(self)

@@ -45,7 +45,7 @@ class Memory(nn.Module, ABC):
 
     def weights(self) -> int:
         """Weights of the matrix that edits share: the measure of how many may fit. The map's, in general."""
-        return self.site.in_features * self.site.out_features
+        return self.site.weights
 
     def tensors(self) -> dict[str, Tensor]:
         """The stored tensors by name, not copied. A snapshot: they are replaced, never changed in place."""

@@ -30,6 +30,14 @@ def edits_in(k: int, expected: int | None, weights: int | None = None) -> int:
     return max(1, -(-edits // k))
 
 
+def beyond(weights: int, edits: int) -> str:
+    """What to know before one matrix of so many weights takes so many edits, in a line; empty where it holds them."""
+    held = max(1, int(HELD * weights))
+    if edits <= held:
+        return ""
+    return f"one side memory of this size loses edits past some {held:,}; mode=retrieve adds one whenever one is full"
+
+
 def mask(shape: Sequence[int], rho: float, seed: int, shard: int, *, disjoint: bool = False) -> Tensor:
     """M_i of one shard: each entry with probability rho; bool of `shape`, on the CPU.
 

@@ -32,6 +32,11 @@ class Site:
     """Width of its output `y`: the residual width."""
     role: str = "ffn_out"
 
+    @property
+    def weights(self) -> int:
+        """Entries of its matrix."""
+        return self.in_features * self.out_features
+
     def __str__(self) -> str:
         return f"{self.path} ({self.in_features} -> {self.out_features})"
 

@@ -91,5 +91,5 @@ def _editing(plan: Plan) -> int:
     """Bytes that a method takes beside the weights: copies of a matrix, or second moments."""
     if plan.editor is None:
         return 0
-    site = max(find_sites(plan.base), key=lambda site: site.in_features * site.out_features)
-    return plan.editor.bytes_beside(site.in_features) + COPIES * 4 * site.in_features * site.out_features
+    site = max(find_sites(plan.base), key=lambda site: site.weights)
+    return plan.editor.bytes_beside(site.in_features) + COPIES * 4 * site.weights

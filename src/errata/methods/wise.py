@@ -291,8 +291,9 @@ class Wise(Editor):
         return memory.scope(read.last(read.states))
 
     def _shard_size(self, model: "EditedModel") -> int:
-        if self.shard_edits is not None:
-            return self.shard_edits
-        site = model.site(self)
-        weights = site.in_features * site.out_features if self.mode == "retrieve" else None
-        return sharding.edits_in(self.k, model.expected, weights)
+        weights = model.site(self).weights if self.mode == "retrieve" else None
+        return sharding.edits_in(self.k, model.expected, weights) if self.shard_edits is None else self.shard_edits
+
+    def beyond(self, model: "EditedModel", edits: int) -> str:
+        """That the one matrix of WISE-Merge loses some of them."""
+        return sharding.beyond(model.site(self).weights, edits) if self.mode == "merge" else ""
