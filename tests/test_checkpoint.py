@@ -108,13 +108,13 @@ def test_all_that_an_editor_plans_by_is_kept(base_dir, saved):
 
 def test_an_option_that_was_not_there_when_a_model_was_saved_means_what_it_did_then(base_dir, tmp_path, monkeypatch):
     """MEMOIR has come to protect earlier edits; a model that was edited without goes on without."""
-    model = edited(base_dir, "memoir", protect=0.0, steps=3)
+    model = edited(base_dir, "memoir", protect=0.0, faint=1.0, steps=3)
     known = model.editor.options()
     monkeypatch.setattr(
-        model.editor, "options", lambda: {name: known[name] for name in known.keys() - {"protect", "size"}}
+        model.editor, "options", lambda: {name: known[name] for name in known.keys() - {"protect", "faint", "size"}}
     )
     model.save_pretrained(tmp_path)
-    assert EditedModel.from_pretrained(tmp_path).editor == methods.make("memoir", protect=0.0, steps=3)
+    assert EditedModel.from_pretrained(tmp_path).editor == methods.make("memoir", protect=0.0, faint=1.0, steps=3)
 
 
 def test_an_edit_comes_back_with_everything(base_dir, tmp_path):

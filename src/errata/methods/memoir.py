@@ -40,9 +40,9 @@ class Memoir(Editor):
     name: ClassVar[str] = "memoir"
     depth: ClassVar[float] = 27 / 31
     published_layers: ClassVar[dict[tuple[str, int], int]] = {("llama", 32): 27, ("mistral", 32): 27, ("gptj", 28): 21}
-    unsaid: ClassVar[dict[str, object]] = {"protect": 0.0}
+    unsaid: ClassVar[dict[str, object]] = {"protect": 0.0, "faint": 1.0}
     search: ClassVar[dict[str, tuple[object, ...]]] = {
-        "lr": (0.02, 0.05, 0.1), "active": (1 / 7, 2 / 7, 4 / 7), "protect": (0.0, 3.0, 10.0),
+        "lr": (0.02, 0.05, 0.1), "active": (1 / 7, 2 / 7, 4 / 7), "protect": (0.0, 3.0, 10.0), "faint": (0.5, 1.0),
     }  # fmt: skip
 
     active: float = 4096 / 14336
@@ -90,6 +90,9 @@ class Memoir(Editor):
     """Whether the end of the text is learnt with the target, so that the model says it and stops [released: no]."""
     loss: float = 0.02
     """Stop at this loss [released]. A lower one leaves a margin that later edits may eat into, if they are let."""
+    faint: float = 0.5
+    """The share of what it reads by which an edit is to answer in every other context. A rephrasing reads less than the
+    prompt does, and is then answered all the same. 1: all, in every context [paper]."""
     protect: float = 3.0
     """How firmly an edit leaves alone what earlier ones read through its columns (`errata.protection`), without which
     they are overwritten as edits come; takes a matrix of (ff, ff). 0: not at all [paper]; `lr=0.02 loss=0.005` then
@@ -108,6 +111,7 @@ class Memoir(Editor):
             "mask=random is found by its own prompt alone, so it goes with neither tau nor prefixed",
         )
         self.check(self.optimizer in OPTIMIZERS, f"optimizer {self.optimizer!r}: one of {', '.join(OPTIMIZERS)}")
+        self.check(0 < self.faint <= 1, f"faint={self.faint}: a share, in (0, 1]")
         self.check(self.protect >= 0, f"protect={self.protect}: not negative")
         self.check(self.tries >= 1, f"tries={self.tries}: at least 1")
         self.check(0 <= self.spill < 1, f"spill={self.spill}: a share, in [0, 1)")
@@ -173,6 +177,7 @@ class Memoir(Editor):
             found = []
             for e, a in zip(part.edits, part.each(part.suffix.a), strict=True):
                 own, r = memory.read(a)[..., columns[e]].to(memory.weight.dtype), roots[e]
+                own[1::2] *= self.faint
                 found.append((e, own, own if r is None else own @ r))
             return found
 
