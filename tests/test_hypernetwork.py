@@ -8,6 +8,7 @@ import torch
 import errata
 from architectures import tiny
 from errata.atlas.edits import edits
+from errata.data import load as load_data
 from errata.errors import BaseMismatch, DamagedFile, NewerFormat, UsageError
 from errata.hypernetwork import MANIFEST, WEIGHTS, Hypernetwork, Rewriter, factors_of, feed_forward_maps, load, save
 from errata.methods import make
@@ -114,4 +115,13 @@ def test_the_committed_network_makes_an_edit_of_the_atlas(root):
     base, tokenizer = errata.load("atlas")
     model = errata.EditedModel(base, tokenizer, make("mend", hypernetwork=str(root / "testbeds" / "mend-atlas")))
     receipt = model.edit(edits("test")[0])
+    assert receipt.probability_after > 0.5 > receipt.probability_before
+
+
+def test_the_committed_network_fits_the_model_of_real_facts(root, real_data):
+    """That of `benchmarks/results/zsre`."""
+    base, tokenizer = errata.load(str(real_data / "models" / "facts-8m"))
+    editor = make("mend", hypernetwork=str(root / "testbeds" / "mend-zsre"))
+    (edit,) = load_data(f"zsre:{real_data / 'zsre' / 'zsre_edit_1037.json'}", limit=1).edits
+    receipt = errata.EditedModel(base, tokenizer, editor).edit(edit)
     assert receipt.probability_after > 0.5 > receipt.probability_before
