@@ -26,16 +26,21 @@ def edits_in(k: int, expected: int | None, weights: int | None = None) -> int:
     """
     edits, rounds = (UNKNOWN * k, 1) if expected is None else (expected, ROUNDS)
     if weights is not None:
-        edits = min(-(-edits // rounds), int(HELD * weights))
+        edits = min(-(-edits // rounds), held(weights))
     return max(1, -(-edits // k))
+
+
+def held(weights: int) -> int:
+    """Edits that one matrix of so many weights takes before it begins to lose them, at least one."""
+    return max(1, int(HELD * weights))
 
 
 def beyond(weights: int, edits: int) -> str:
     """What to know before one matrix of so many weights takes so many edits, in a line; empty where it holds them."""
-    held = max(1, int(HELD * weights))
-    if edits <= held:
+    most = held(weights)
+    if edits <= most:
         return ""
-    return f"one side memory of this size loses edits past some {held:,}; mode=retrieve adds one whenever one is full"
+    return f"one side memory of this size loses edits past some {most:,}; mode=retrieve adds one whenever one is full"
 
 
 def mask(shape: Sequence[int], rho: float, seed: int, shard: int, *, disjoint: bool = False) -> Tensor:

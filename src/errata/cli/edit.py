@@ -146,7 +146,7 @@ def _edit_many(plan: "Plan", edits: Sequence[Edit], save_every: int, *, skip: bo
         if repeated:
             say(f"skipped: {repeated} duplicate edits, the same as one that is in force by then")
         _contradictions(store.model, todo)
-        _room(store.model, len(todo))
+        _beyond(store.model, len(todo))
         with meter(len(todo), "editing") as bar:
 
             def made(edit: Edit, receipt: "Receipt") -> None:
@@ -161,7 +161,7 @@ def _edit_many(plan: "Plan", edits: Sequence[Edit], save_every: int, *, skip: bo
         _sum_up(store)
 
 
-def _room(model: "EditedModel", to_come: int) -> None:
+def _beyond(model: "EditedModel", to_come: int) -> None:
     """Say what is known to go wrong with so many edits, before any of them is made."""
     known = model.editor.beyond(model, len(model.edits) + to_come) if model.editor and to_come else ""
     if known:

@@ -91,8 +91,8 @@ class Memoir(Editor):
     loss: float = 0.02
     """Stop at this loss [released]. A lower one leaves a margin that later edits may eat into, if they are let."""
     faint: float = 0.5
-    """The share of what it reads by which an edit is to answer in every other context. A rephrasing reads less than the
-    prompt does, and is then answered all the same. 1: all, in every context [paper]."""
+    """In every other context an edit learns to answer from this share of what it reads, so that a rephrasing, which reads
+    less than the prompt does, is answered too. 1: from all, in every context [paper]."""
     protect: float = 3.0
     """How firmly an edit leaves alone what earlier ones read through its columns (`errata.protection`), without which
     they are overwritten as edits come; takes a matrix of (ff, ff). 0: not at all [paper]; `lr=0.02 loss=0.005` then
