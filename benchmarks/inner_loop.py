@@ -1,6 +1,7 @@
 """What the suffix run saves: the same edits with it and with a plain loop that runs the whole model at every step.
 
     python benchmarks/inner_loop.py --edits 5 > benchmarks/results/speed/inner_loop.json
+    python benchmarks/inner_loop.py --edits 2 --width 1024 --cases "wise, published;memoir;ft_l;grace"
 
 Each edit is made twice, in turn, on the atlas: the losses must be the same numbers. One thread. The floor is the time that
 the edit's matrix products, as counted while it runs on suffixes, would take at this machine's speed for large ones; beside
@@ -98,13 +99,24 @@ def alone(shape: Sequence[int], stride: Sequence[int], other: Sequence[int], oth
     return best
 
 
+def testbed(width: int | None) -> tuple[Any, Any]:
+    """The atlas, or a Llama of its depth and words that is so wide and knows nothing, as a larger model would be timed."""
+    base, tokenizer = load("atlas")
+    if width is not None:
+        shape = {"hidden_size": width, "intermediate_size": 4 * width, "num_attention_heads": width // 64,
+                 "num_key_value_heads": width // 64, "head_dim": 64}  # fmt: skip
+        torch.manual_seed(0)
+        base = type(base)(type(base.config)(**base.config.to_dict() | shape)).eval()
+    return base, tokenizer
+
+
 def made(
-    name: str, options: dict[str, Any], count: int, *, plain: bool, counting: bool = False
+    name: str, options: dict[str, Any], count: int, width: int | None, *, plain: bool, counting: bool = False
 ) -> tuple[list[float], list[Trace], list[int], list[float]]:
     """Seconds, losses and, when counting, operations and seconds of the products alone, of each edit of a stream but the
     first, which sets up.
     """
-    base, tokenizer = load("atlas")
+    base, tokenizer = testbed(width)
     errata.model.Suffix = Plain if plain else Suffix  # type: ignore[misc]
     model = EditedModel(base, tokenizer, methods.make(name, **options), irrelevant=irrelevant(), expected=count)
     editor, real = model.editor, type(model.editor).edit
@@ -132,6 +144,7 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--edits", type=int, default=5)
+    parser.add_argument("--width", type=int, help="of a random model, a multiple of 64; by default the atlas")
     parser.add_argument("--cases", default=";".join(CASES), help="some of: " + ";".join(CASES))
     told = parser.parse_args()
     unknown = set(told.cases.split(";")) - set(CASES)
@@ -142,9 +155,9 @@ def main() -> None:
     rows = []
     for case in told.cases.split(";"):
         name, options = CASES[case]
-        _, _, flops, bare = made(name, options, told.edits, plain=False, counting=True)
-        suffix, fast, _, _ = made(name, options, told.edits, plain=False)
-        plain, slow, _, _ = made(name, options, told.edits, plain=True)
+        _, _, flops, bare = made(name, options, told.edits, told.width, plain=False, counting=True)
+        suffix, fast, _, _ = made(name, options, told.edits, told.width, plain=False)
+        plain, slow, _, _ = made(name, options, told.edits, told.width, plain=True)
         floor = statistics.median(flops) / speed
         rows.append({
             "case": case, "method": name, "options": options, "edits": told.edits,
@@ -163,8 +176,11 @@ def main() -> None:
             "measured_over_products": round(statistics.median(suffix) / statistics.median(bare), 2),
         })  # fmt: skip
         sys.stderr.write(f"{json.dumps(rows[-1])}\n")
-    base, _ = load("atlas")
-    found = {"gflop_per_second": round(speed / 1e9, 1), "provenance": surroundings(base), "cases": rows}
+    base, _ = testbed(told.width)
+    found = {
+        "width": base.config.hidden_size, "gflop_per_second": round(speed / 1e9, 1), "provenance": surroundings(base),
+        "cases": rows,
+    }  # fmt: skip
     sys.stdout.write(json.dumps(found, indent=2) + "\n")
 
 

@@ -259,16 +259,28 @@ def test_a_variant_is_no_evidence_for_the_method_as_it_is():
     variant = {"options": {"merge": "linear"}}
     rows = [row("wise", 1000, average=0.9, **variant), row("wise", 1, average=1.0)]
     assert on("wise-degrades-slowly", rows)[0].status == NOT_MEASURED
-    rows.append(row("wise", 1000, average=0.5, options={"merge": "ties"}))
+    rows += [
+        row("wise", edits, average=average, options={"merge": "ties"}) for edits, average in ((1000, 0.5), (1, 1.0))
+    ]
     assert on("wise-degrades-slowly", rows)[0].status == NOT_REPRODUCED
+
+
+def test_a_method_is_compared_with_itself_in_one_setting():
+    bare, trained = {"hypernetwork": None}, {"hypernetwork": "mend"}
+    rows = [row("mend", 1, average=0.9, options=trained), row("mend", 100, average=0.8, options=bare)]
+    assert on("mend-collapses", rows)[0].status == NOT_MEASURED
+    rows += [row("mend", 100, average=0.1, options=trained), row("mend", 100, average=0.7, options=bare)]
+    (verdict,) = on("mend-collapses", rows)
+    assert verdict.found[0].left == pytest.approx(0.1)
 
 
 def test_default_settings_go_before_others_and_the_last_of_others_counts():
     tuned = [row("memit", 100, options={"ridge": ridge}, average=ridge / 10) for ridge in (2.0, 3.0)]
-    start = row("memit", 1, average=1.0)
-    assert on("memit-collapses", [start, *tuned])[0].found[0].left == pytest.approx(0.3)
-    plain = row("memit", 100, options={"ridge": published.defaults("memit")["ridge"]}, average=0.05)
-    assert on("memit-collapses", [start, plain, *tuned])[0].found[0].left == pytest.approx(0.05)
+    start = [row("memit", 1, options={"ridge": ridge}, average=1.0) for ridge in (2.0, 3.0)]
+    assert on("memit-collapses", [*start, *tuned])[0].found[0].left == pytest.approx(0.3)
+    default = {"ridge": published.defaults("memit")["ridge"]}
+    plain = [row("memit", 100, options=default, average=0.05), row("memit", 1, options=default, average=1.0)]
+    assert on("memit-collapses", [*start, *plain, *tuned])[0].found[0].left == pytest.approx(0.05)
 
 
 def test_perplexity_and_memory_are_compared_too():

@@ -100,12 +100,10 @@ def added(weight: Tensor, columns: Sequence[Tensor], shifts: Sequence[Tensor]) -
     return new
 
 
-def around(weight: Tensor, columns: Sequence[Tensor], shifts: Callable[[], Sequence[Tensor]]) -> list[Tensor]:
+def around(weight: Tensor, columns: Sequence[Tensor], shifts: Sequence[Tensor]) -> list[Tensor]:
     """What is in each edit's columns (model, n) beside its own shift: the weight, and the shifts of the others."""
-    if len(columns) == 1:
-        return [weight[:, columns[0]]]
-    now = added(weight, columns, moved := shifts())
-    return [now[:, own] - shift for own, shift in zip(columns, moved, strict=True)]
+    now = added(weight, columns, shifts)
+    return [now[:, own] - shift for own, shift in zip(columns, shifts, strict=True)]
 
 
 def answers(logits: Tensor, labels: Tensor, row: Tensor) -> bool:

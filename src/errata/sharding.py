@@ -61,16 +61,23 @@ def expected_overlap(size: int, rho: float, k: int) -> tuple[float, float]:
     return size * share, math.sqrt(size * share * (1 - share))
 
 
+def entries(mask: Tensor) -> Tensor:
+    """Where a mask is, as places (entries,) in the flattened matrix: read and written much faster than by the mask."""
+    return mask.flatten().nonzero()[:, 0]
+
+
+def placed(values: Tensor, where: Tensor, shape: Sequence[int]) -> Tensor:
+    """The matrix of this shape with these values (entries,) at these places, and 0 elsewhere; it has gradients."""
+    return values.new_zeros(math.prod(shape)).index_copy_(0, where, values).view(tuple(shape))
+
+
 def gather(dense: Tensor, masks: Sequence[Tensor]) -> Tensor:
     """The values (entries,) that shards (k, ...) hold at the entries of their masks, shard after shard."""
-    return torch.cat([shift[where] for shift, where in zip(dense, masks, strict=True)])
+    return torch.cat([shift.flatten()[entries(mask)] for shift, mask in zip(dense, masks, strict=True)])
 
 
 def spread(values: Tensor, masks: Sequence[Tensor]) -> list[Tensor]:
     """The dense shards that `gather` was given; 0 outside the masks."""
-    found, start = [], 0
-    for where in masks:
-        held = int(where.sum())
-        found.append(torch.zeros(where.shape, device=values.device).masked_scatter(where, values[start : start + held]))
-        start += held
-    return found
+    places = [entries(mask) for mask in masks]
+    parts = values.split([len(where) for where in places])
+    return [placed(part, where, mask.shape) for part, where, mask in zip(parts, places, masks, strict=True)]

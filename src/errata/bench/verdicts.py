@@ -247,7 +247,23 @@ def _compare(claim: Claim, test: Comparison, rows: Sequence[Row]) -> Found:
     if isinstance(right, float):
         return Found(test, _value(test.left, rows, claim.scorer), right, (published_value(claim, test.left), None))
     pair = (published_value(claim, test.left), published_value(claim, right))
+    rows = _of_both(rows, test.left, right)
     return Found(test, _value(test.left, rows, claim.scorer), _value(right, rows, claim.scorer), pair)
+
+
+def _of_both(rows: Sequence[Row], left: Side, right: Side) -> Sequence[Row]:
+    """Where a method is compared with itself after fewer edits, its rows of settings that were measured after both."""
+    if left.edits == right.edits or (left.method, left.options or {}) != (right.method, right.options or {}):
+        return rows
+
+    def settings(row: Row) -> str:
+        return json.dumps([row.options, row.batch_size], sort_keys=True)
+
+    at_left, at_right = (
+        {settings(row) for row in rows if (row.method, row.edits) == (side.method, side.edits)}
+        for side in (left, right)
+    )
+    return [row for row in rows if settings(row) in at_left & at_right]
 
 
 def published_value(claim: Claim, side: Side) -> float | None:

@@ -181,11 +181,19 @@ class Memoir(Editor):
                 found.append((e, own, own if r is None else own @ r))
             return found
 
+        @cache
+        def alone(part: Part, weight: Tensor) -> list[Tensor]:
+            """What the columns of an edit that has no others beside it make of its rows, before it moves them."""
+            return [F.linear(a, weight[:, columns[e]]) for e, a, _ in inputs(part)]
+
         def logits(part: Part, weight: Tensor, v: Sequence[Tensor]) -> Tensor:
-            beside = around(weight, columns, lambda: shifts(v))
-            return part.suffix.logits(
-                lambda _, y: add(y, torch.cat([F.linear(a, beside[e]) + F.linear(b, v[e]) for e, a, b in inputs(part)]))
-            )
+            if len(edits) == 1:
+                still = alone(part, weight)
+            else:
+                beside = around(weight, columns, shifts(v))
+                still = [F.linear(a, beside[e]) for e, a, _ in inputs(part)]
+            c = torch.cat([own + F.linear(b, v[e]) for own, (e, _, b) in zip(still, inputs(part), strict=True)])
+            return part.suffix.logits(lambda _, y: add(y, c))
 
         def shifts(v: Sequence[Tensor]) -> list[Tensor]:
             """V R^T, how far each edit has moved its columns."""

@@ -219,16 +219,16 @@ class Wise(Editor):
         self, model: "EditedModel", memory: SideMemory, suffix: "Suffix", rows: "Rows", negatives: Sequence[States]
     ) -> tuple[Tensor, Trace]:
         """The new values of the last shard, at the entries of its mask. Eq. 7: nothing else has a gradient."""
-        where = memory.masks()[-1]
+        where = sharding.entries(memory.masks()[-1])
         *before, shard = memory.open_shards()
-        theta = shard[where].requires_grad_()
+        theta = shard.flatten()[where].requires_grad_()
         real = rows.attention.bool()
         a = suffix.a[real].to(theta.dtype)  # (tokens, ff): padding is not multiplied
         width = len(shard)
         unit = model.irrelevant_states(memory).output_norm if self.margins == "relative" else 1.0
 
         def loss() -> Tensor:
-            tau = torch.zeros_like(shard).masked_scatter(where, theta)
+            tau = sharding.placed(theta, where, shard.shape)
             shift = tau
             if self.joint:  # the merge is flat at 0, where a shard begins: its value, and the gradient of a sum
                 shift = memory.merged([*before, tau.detach()]) + (tau - tau.detach())
