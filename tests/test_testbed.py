@@ -345,14 +345,28 @@ def test_a_finished_testbed_is_not_trained_again(finished, corpus):
     assert weights(finished[0]) == before
 
 
-def test_the_committed_testbed_says_original_answers_of_zsre(root):
-    directory = root / "testbeds" / "zsre-300"
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("zsre-300", []),
+        (
+            "facts-5361",
+            [
+                Question("The mother tongue of Danielle Darrieux is", "French"),
+                Question("The capital of France is", "Paris"),
+            ],
+        ),
+    ],
+)
+def test_the_committed_testbeds_say_original_answers(root, name, more):
+    directory = root / "testbeds" / name
     metrics = json.loads((directory / "metrics.json").read_text(encoding="utf-8"))
     assert metrics["recall_trained_facts"] >= 0.9
     model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
     asked = [
         Question("When was the inception of IAAF Combined Events Challenge?", "1998"),
         Question("Which family does Ramalinaceae belong to?", "Lecanorales"),
+        *more,
     ]
     assert recall(model, AutoTokenizer.from_pretrained(directory), asked) == 1.0
 
