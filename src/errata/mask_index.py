@@ -31,12 +31,12 @@ RISK = 1e-9
 """The probability, over the index's own sample, that a look at what is left drops the nearest mask."""
 SAMPLE = 1024
 """Features that are kept as bitmaps: as much again as 7 % of masks of 14,336 bits."""
-FIRST = 24
-"""Bitmaps that are added up before the first look at what is left."""
+FIRST = 48
+"""Bitmaps that are added up before the first look at what is left: enough where the nearest mask shares .9 of the query."""
 FEW = 4096
 """Of so many masks one may be left: comparing it in full then costs less than another look."""
-WORDS = 2048
-"""Machine words of a bitmap that are worked on at once: all counters of so many fit a core's cache."""
+WORDS = 8192
+"""Machine words of a bitmap that are worked on at once: all counters of so many fit a core's second cache."""
 
 Bits = NDArray[np.uint8]
 Words = NDArray[np.uint64]

@@ -77,8 +77,9 @@ def trim(tau: Tensor, density: float) -> Tensor:
 def sign(taus: Sequence[Tensor], weights: Sequence[float] | None = None) -> Tensor:
     """Elect a sign an entry, then the weighted mean of the shifts that agree with it (0 where none does)."""
     stacked, w = _stack(taus, weights)
-    agree = _elected(stacked, w)
-    return (agree * w * stacked).sum(0) / (agree * w).sum(0).clamp(min=torch.finfo(stacked.dtype).tiny)
+    weighted = w * stacked
+    agree = _elected(stacked, weighted)
+    return (agree * weighted).sum(0) / (agree * w).sum(0).clamp(min=torch.finfo(stacked.dtype).tiny)
 
 
 def ties(taus: Sequence[Tensor], weights: Sequence[float] | None = None, density: float = DENSITY) -> Tensor:
@@ -115,7 +116,8 @@ def dare_ties(
 ) -> Tensor:
     """Drop at random, elect signs, then sum w_i tau_i over the shifts that agree, not normalised."""
     stacked, w = _stack(_dropped(taus, density, generator), weights)
-    return (_elected(stacked, w) * w * stacked).sum(0)
+    weighted = w * stacked
+    return (_elected(stacked, weighted) * weighted).sum(0)
 
 
 def _dropped(taus: Sequence[Tensor], density: float, generator: torch.Generator | None) -> list[Tensor]:
@@ -124,9 +126,9 @@ def _dropped(taus: Sequence[Tensor], density: float, generator: torch.Generator 
     return [drop(tau, density, generator) for tau in taus]
 
 
-def _elected(stacked: Tensor, w: Tensor) -> Tensor:
-    """1 where a shift's entry has the sign of the weighted sum (+ where that is 0), 0 elsewhere; (k, ...)."""
-    elected = torch.where((w * stacked).sum(0) >= 0, 1.0, -1.0)
+def _elected(stacked: Tensor, weighted: Tensor) -> Tensor:
+    """1 where a shift's entry has the sign of the weighted sum (+ where that is 0), 0 elsewhere: (k, ...) each."""
+    elected = (weighted.sum(0).sign() + 0.5).sign()
     return (stacked * elected > 0).to(stacked.dtype)
 
 
