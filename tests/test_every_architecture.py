@@ -7,11 +7,13 @@ from torch import nn
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from architectures import CORE, SIZES, tiny
-from errata.errors import BadOption, NoSite
+from errata.edit import Edit
+from errata.errors import BadOption, NoSite, TooLong
 from errata.memory import Delta, add
 from errata.model import EditedModel
 from errata.objective import target_nll
 from errata.sites import find_sites, relative_layer, site_at
+from errata.tokens import positions
 from test_every_method import fresh
 from tiny import EDITS, tiny_tokenizer
 
@@ -121,6 +123,27 @@ def test_one_can_be_edited_that_the_conformance_suite_leaves_out(method: str, ki
     assert all(receipt.probability_after > receipt.probability_before for receipt in receipts)
     prompts = [*(edit.prompt for edit in EDITS), "Snow is"]
     assert model.answer(prompts, 3) == [model.answer([prompt], 3)[0] for prompt in prompts]
+
+
+@pytest.mark.parametrize("kind", SIZES)
+def test_a_text_is_too_long_where_positions_are_looked_up(kind: str) -> None:
+    base = tiny(kind)
+    ids = torch.randint(5, 300, (1, 130), generator=torch.Generator().manual_seed(0))
+    long = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    most = positions(base)
+    model = EditedModel(base, tiny_tokenizer(), method="ft_l")
+    if most is None:
+        assert base(**long).logits.shape[1] == 130
+        assert model.generate(**long, max_new_tokens=3, do_sample=False).shape[1] > 130
+        return
+    assert most == 128
+    with pytest.raises((IndexError, RuntimeError)):
+        base(**long)
+    with pytest.raises(TooLong):
+        model.edit(Edit("the capital " * 70, "Melpo"))
+    assert model.history == []
+    whole = {name: values[:, :most] for name, values in long.items()}
+    assert model.generate(**whole, max_new_tokens=3, do_sample=False).shape[1] == most + 1
 
 
 @pytest.mark.parametrize("kind", SIZES)

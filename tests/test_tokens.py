@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from errata.errors import BadEdit
+from errata.errors import BadEdit, TooLong
 from errata.tokens import Tokens
 from tiny import tiny_tokenizer
 
@@ -50,8 +50,20 @@ def test_a_target_without_tokens_is_refused() -> None:
     class Deaf:
         eos_token_id = pad_token_id = None
 
-        def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
+        def __call__(self, text: str, **_: bool) -> dict[str, list[int]]:
             return {"input_ids": [7] if text.startswith("p") else []}
 
     with pytest.raises(BadEdit, match="tokenises to nothing"):
         Tokens(Deaf()).pair("p", "\u200b")
+
+
+def test_a_text_for_which_there_are_no_positions_is_refused() -> None:
+    few = Tokens(tiny_tokenizer(), positions=8)
+    with pytest.raises(
+        TooLong, match=r"text that begins 'The capital.*' has .* tokens, and the model has positions for 8"
+    ):
+        few.rows([("Snow is", "white"), ("The capital of Arvadia is", "Melpo " * 5)])
+    with pytest.raises(TooLong):
+        few.prompts(["Snow is " * 5])
+    assert [few.room(held, 16) for held in (2, 7, 8)] == [7, 2, 1]
+    assert tokens.room(10_000, 16) == 16

@@ -5,6 +5,7 @@
     │   ├── UnknownName         no such method, model, data set, ...; says what there is
     │   ├── BadOption           an option that does not exist, or is out of range
     │   ├── BadEdit             an edit that cannot be applied: empty, subject missing, no target tokens
+    │   │   └── TooLong         ... or a prompt: more tokens than the model has positions for
     │   ├── BadRecord           a line of a data file that is no edit: file, line, field
     │   ├── NoSite              the model has no place where this could be installed
     │   └── MissingExtra        an optional dependency is not installed
@@ -56,6 +57,10 @@ class BadOption(UsageError):
 
 class BadEdit(UsageError):
     """An edit that cannot be applied to this model."""
+
+
+class TooLong(BadEdit):
+    """A text of more tokens than the model has positions for."""
 
 
 class BadRecord(UsageError):

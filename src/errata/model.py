@@ -27,7 +27,7 @@ from errata.sampling import Sampling, draw_prefixes
 from errata.sites import Site, find_sites, relative_layer, site_at
 from errata.states import States, gather
 from errata.suffix import Suffix
-from errata.tokens import Rows, Tokens
+from errata.tokens import Rows, Tokens, positions
 
 if TYPE_CHECKING:
     from errata.replay import How
@@ -80,7 +80,7 @@ class EditedModel:
         """
         self.base = base
         self.base_name = base_name or str(getattr(getattr(base, "config", None), "_name_or_path", ""))
-        self.tokens = Tokens(tokenizer)
+        self.tokens = Tokens(tokenizer, positions(base))
         self.routing = Routing()
         self.sampling = Sampling(irrelevant, prefixes, seed)
         self.expected = expected
@@ -134,11 +134,14 @@ class EditedModel:
         """The base model's `generate`, edited; the decisions are made on `input_ids` and held.
 
         With a cache of earlier turns, `input_ids` holds all turns and the new ones decide. Raises `RoutingError` for
-        what cannot be routed: speculative decoding, chunked prefill.
+        what cannot be routed: speculative decoding, chunked prefill. No more than `max_new_tokens` are asked of a model
+        than it has positions for.
         """
         for name, what in UNSUPPORTED.items():
             if kwargs.get(name) or getattr(kwargs.get("generation_config"), name, None):
                 raise RoutingError(f"{what} ({name}) is not supported on an edited model; use `with model.lifted()`")
+        if "max_new_tokens" in kwargs:
+            kwargs["max_new_tokens"] = self.tokens.room(input_ids.shape[1], kwargs["max_new_tokens"])
         with self.alone, self.routing.first_columns(input_ids.shape[1]):
             out: Tensor = self.base.generate(input_ids=input_ids, **kwargs)  # type: ignore[operator]
         return out

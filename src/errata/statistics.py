@@ -201,8 +201,9 @@ def written(model: "EditedModel", base: nn.Module, count: int) -> list[str]:
             break
         noise = _Gumbel(model.sampling.generator("statistics", turn))
         said: Tensor = base.generate(  # type: ignore[operator]
-            ids, attention_mask=torch.ones_like(ids), do_sample=False, num_beams=1, max_new_tokens=WRITTEN,
-            pad_token_id=model.tokens.filler, logits_processor=LogitsProcessorList([noise]),
+            ids, attention_mask=torch.ones_like(ids), do_sample=False, num_beams=1,
+            max_new_tokens=model.tokens.room(1, WRITTEN), pad_token_id=model.tokens.filler,
+            logits_processor=LogitsProcessorList([noise]),
         )  # fmt: skip
         new = [text for row in said if (text := model.tokens.decode(row[1:]).strip())]
         found += sum(len(model.tokens.encode(text)) for text in new)

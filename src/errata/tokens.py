@@ -1,12 +1,19 @@
 """Tokens: from texts to tensors. The only place where anything is tokenised."""
 
+import re
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from errata.errors import BadEdit
+from errata.errors import BadEdit, TooLong
+
+TABLE = re.compile(r"(^|\.)(wpe|\w*position\w*)(\.|$)")
+"""Names of tables that a model looks positions up in."""
+BEGINNING = 30
+"""Characters of a text that a message quotes."""
 
 
 class Rows(NamedTuple):
@@ -38,8 +45,9 @@ class Rows(NamedTuple):
 class Tokens:
     """A tokenizer, and what errata needs of it. A prompt is encoded just as the tokenizer does it for anybody."""
 
-    def __init__(self, tokenizer: Any) -> None:
-        self.tokenizer = tokenizer
+    def __init__(self, tokenizer: Any, positions: int | None = None) -> None:
+        """`positions`: the tokens of the longest text that the model can read, where it cannot read any."""
+        self.tokenizer, self.positions = tokenizer, positions
 
     @property
     def filler(self) -> int:
@@ -49,7 +57,7 @@ class Tokens:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, with the special tokens that the tokenizer puts in front of any text."""
-        ids: list[int] = self.tokenizer(text)["input_ids"]
+        ids: list[int] = self.tokenizer(text, verbose=False)["input_ids"]  # verbose is only about too long ones
         if ids and ids[-1] == self.tokenizer.eos_token_id and len(ids) > 1:
             ids = ids[:-1]
         return ids
@@ -99,12 +107,21 @@ class Tokens:
     def prompts(
         self, texts: Sequence[str], side: str = "left", device: torch.device | str = "cpu"
     ) -> tuple[Tensor, Tensor]:
-        """Ids and attention mask (rows, seq) of prompts alone; padded on the left, as generation wants it."""
+        """Ids and attention mask (rows, seq) of prompts alone; padded on the left, as generation wants it.
+
+        Raises `TooLong`, as `rows` does, where the model does not have that many positions.
+        """
         return self._pad([self.encode(text) for text in texts], side, device)
 
     def _pad(self, rows: list[list[int]], side: str, device: torch.device | str) -> tuple[Tensor, Tensor]:
         filler = self.filler
         longest = max(map(len, rows))
+        if self.positions is not None and longest > self.positions:
+            text = self.decode(max(rows, key=len))[:BEGINNING]
+            raise TooLong(
+                f"the text that begins {text!r} has {longest} tokens, and the model has positions for {self.positions}:"
+                " shorten it"
+            )
         gaps = [longest - len(row) for row in rows]
         if side == "left":
             ids = [[filler] * gap + row for row, gap in zip(rows, gaps, strict=True)]
@@ -113,6 +130,10 @@ class Tokens:
             ids = [row + [filler] * gap for row, gap in zip(rows, gaps, strict=True)]
             mask = [[1] * len(row) + [0] * gap for row, gap in zip(rows, gaps, strict=True)]
         return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+
+    def room(self, held: int, wanted: int) -> int:
+        """How many of `wanted` tokens the model can say after a text of `held`, which is not too long."""
+        return wanted if self.positions is None else min(wanted, self.positions - held + 1)
 
     def subject_last(self, prompt: str, subject: str) -> int:
         """Index of the subject's last token in the encoded prompt.
@@ -124,3 +145,13 @@ class Tokens:
         if place < 0:
             raise BadEdit(f"the subject {subject!r} does not occur in the prompt {prompt!r}")
         return len(self.encode(prompt[: place + len(subject)])) - 1
+
+
+def positions(base: nn.Module) -> int | None:
+    """How many tokens a model can read that looks positions up in a table (GPT-2, GPT-J, OPT); None for all others."""
+    most = getattr(getattr(base, "config", None), "max_position_embeddings", None)
+    tensors = chain(base.named_parameters(), base.named_buffers())
+    looked_up = any(
+        TABLE.search(name) and len(tensor.shape) == 2 and len(tensor) >= (most or 0) for name, tensor in tensors
+    )
+    return most if looked_up else None
