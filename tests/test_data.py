@@ -431,6 +431,13 @@ def test_a_stream_of_everything_leaves_no_text_and_more_than_everything_is_refus
         dataset.stream(4)
 
 
+def test_the_locality_probes_of_data_are_irrelevant_prompts(tmp_path):
+    found = read_irrelevant(f"counterfact:{saved(tmp_path, [FLAT], 'c.json')}")
+    assert [probe.prompt for probe in found] == [FLAT["locality_prompt"]]
+    with pytest.raises(errors.UnknownName):
+        read_irrelevant("nonsense:c.json")
+
+
 def test_read_irrelevant_as_json_and_as_lines(tmp_path):
     assert read_irrelevant(saved(tmp_path, ["a b", "c"], "i.json")) == [Probe("a b"), Probe("c")]
     assert read_irrelevant(saved(tmp_path, ["a b\tx", "", " c\r"], "i.txt")) == [Probe("a b", "x"), Probe("c")]

@@ -91,7 +91,7 @@ class PlanFile:
     batch_size: int = 1
     chunks: int = 1
     irrelevant: str | None = None
-    """Texts that edits must leave alone: a file as `read_irrelevant` reads it, or KIND:PATH for the locality probes of
+    """Texts that edits must leave alone: a file as `read_probes` reads it, or KIND:PATH for the locality probes of
     that data. By default the probes of the edits after the last one."""
     scorer: str = HEADLINE
     """Which scores to print; all are kept."""
@@ -146,7 +146,7 @@ class PlanFile:
                     f"{self.path}: edits {longest} is more than the {there} of {dataset.name}; give other data, or --edits"
                 )
             if self.irrelevant is not None:
-                dataset = Dataset(dataset.name, dataset.edits, tuple(_irrelevant(expanded(self.irrelevant))))
+                dataset = Dataset(dataset.name, dataset.edits, tuple(read_irrelevant(expanded(self.irrelevant))))
             count = longest if self.chunks == 1 else max(longest, min(longest * self.chunks, there))
             found.append(Stream(dataset.name, *dataset.stream(count)))
         return found
@@ -166,13 +166,6 @@ def expanded(text: str) -> str:
         if name not in os.environ:
             raise UsageError(f"{text} names ${name}, which is not set: set it, or give --model, --data or --irrelevant")
     return os.path.expandvars(text)
-
-
-def _irrelevant(where: str) -> Sequence[Probe]:
-    kind, colon, _ = where.partition(":")
-    if colon and kind.isidentifier():
-        return [probe for edit in load(where).edits for probe in edit.locality]
-    return read_irrelevant(where)
 
 
 def _cases(path: Path, table: Mapping[str, Any]) -> Iterator[Case]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from errata.cli.terminal import Device, Dtype, Json, Meter, Options, emit, meter, say
+from errata.cli.terminal import Device, Dtype, Irrelevant, Json, Meter, Options, emit, meter, say
 from errata.errors import BadOption, ErrataError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def bench(
     seed: int = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Edits made at once.")] = 1,
     chunks: Annotated[int, typer.Option(min=1, help="Average each T over so many disjoint streams.")] = 1,
-    irrelevant: Annotated[Path | None, typer.Option(help="Texts that edits must leave alone, one a line.")] = None,
+    irrelevant: Irrelevant = None,
     on_error: Annotated[Literal["stop", "skip"], typer.Option(help="What a bad record of the data does.")] = "stop",
     output: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Keep rows and figures here, and resume from it.")
@@ -134,7 +134,7 @@ class Request:
     seed: int = 0
     batch_size: int = 1
     chunks: int = 1
-    irrelevant: Path | None = None
+    irrelevant: str | None = None
     on_error: Literal["stop", "skip"] = "stop"
     device: str | None = None
     dtype: str = "auto"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from errata.cli.terminal import Author, Device, Json, Meter, Options, Reason, emit, meter, say, tell_notes
+from errata.cli.terminal import Author, Device, Irrelevant, Json, Meter, Options, Reason, emit, meter, say, tell_notes
 from errata.edit import Edit
 from errata.errors import ErrataError, UsageError
 
@@ -56,7 +56,7 @@ def edit(
         Literal["stop", "skip"], typer.Option(help="With --edits: what a bad record or edit does.")
     ] = "stop",
     options: Options = None,
-    irrelevant: Annotated[Path | None, typer.Option(help="Texts that edits must leave alone, one a line.")] = None,
+    irrelevant: Irrelevant = None,
     seed: Annotated[int | None, typer.Option(help="Seed of all that is drawn; 0 for a new DIR.")] = None,
     min_reliability: MinReliability = None,
     min_locality: MinLocality = 0.0,

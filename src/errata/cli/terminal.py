@@ -9,6 +9,10 @@ from typing import Annotated, Any
 import typer
 
 Json = Annotated[bool, typer.Option("--json", help="Write JSON to stdout, one object per line.")]
+Irrelevant = Annotated[
+    str | None,
+    typer.Option(metavar="FILE|KIND:PATH", help="What edits must leave alone: texts, one a line, or probes of data."),
+]
 Device = Annotated[
     str | None,
     typer.Option(help="Where to compute: cpu, cuda, cuda:1; auto: over all; a GPU by default, if there is one."),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from errata.cli.bench import numbers
-from errata.cli.terminal import Device, Dtype, Json, emit, meter, say
+from errata.cli.terminal import Device, Dtype, Irrelevant, Json, emit, meter, say
 from errata.errors import BadOption
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def tune(
             metavar="NAME=V,V,...", help="Values to try for an option, in place of the method's own; repeatable."
         ),
     ] = None,
-    irrelevant: Annotated[Path | None, typer.Option(help="Texts that edits must leave alone, one a line.")] = None,
+    irrelevant: Irrelevant = None,
     seed: int = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Edits made at once.")] = 1,
     device: Device = None,

@@ -4,8 +4,7 @@ One file per format: `zsre`, `counterfact`, `hallucination`, `temporal`, `easyed
 JSON Schema).
 """
 
-from errata.data.catalogue import load
+from errata.data.catalogue import load, read_irrelevant
 from errata.data.dataset import Dataset
-from errata.data.record import read_irrelevant
 
 __all__ = ["Dataset", "load", "read_irrelevant"]

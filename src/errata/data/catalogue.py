@@ -13,8 +13,8 @@ from typing import Any, Literal, get_args
 
 from errata.data import counterfact, easyedit, hallucination, jsonl, temporal, zsre
 from errata.data.dataset import Dataset
-from errata.data.record import Record, read_array, read_lines
-from errata.edit import Edit
+from errata.data.record import Record, read_array, read_lines, read_probes
+from errata.edit import Edit, Probe
 from errata.errors import BadOption, BadRecord, UnknownName, UsageError
 
 OnError = Literal["stop", "skip"]
@@ -80,6 +80,17 @@ def load(spec: str, *, on_error: OnError = "stop", limit: int | None = None) -> 
         first = f"; the first of {len(skipped)} bad records: {skipped[0]}" if skipped else ""
         raise UsageError(f"{path} holds no edit{first}")
     return Dataset(name, tuple(edits), skipped=tuple(skipped))
+
+
+def read_irrelevant(where: str | Path) -> list[Probe]:
+    """Prompts that edits must leave alone: a file, as `read_probes` reads it, or the locality probes of `KIND:PATH`.
+
+    Raises what `load` and `read_probes` raise.
+    """
+    kind, colon, _ = str(where).partition(":")
+    if colon and kind.isidentifier() and not Path(where).exists():
+        return [probe for edit in load(str(where)).edits for probe in edit.locality]
+    return read_probes(where)
 
 
 def _edits(format_: Format, path: Path) -> Iterator[Edit | BadRecord]:

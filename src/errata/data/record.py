@@ -183,7 +183,7 @@ def read_lines(path: Path) -> Iterator[Record | BadRecord]:
                 yield error
 
 
-def read_irrelevant(path: str | Path) -> list[Probe]:
+def read_probes(path: str | Path) -> list[Probe]:
     """Prompts that have nothing to do with any edit: a `.json` array of strings, or any other file with one a line.
 
     In a file of lines the answer may follow after a tab.
