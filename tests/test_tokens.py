@@ -66,4 +66,6 @@ def test_a_text_for_which_there_are_no_positions_is_refused() -> None:
     with pytest.raises(TooLong):
         few.prompts(["Snow is " * 5])
     assert [few.room(held, 16) for held in (2, 7, 8)] == [7, 2, 1]
+    with pytest.raises(TooLong):
+        few.room(9, 16)
     assert tokens.room(10_000, 16) == 16

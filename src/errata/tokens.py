@@ -55,9 +55,12 @@ class Tokens:
         pad, end = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id
         return int(pad if pad is not None else end if end is not None else 0)
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of a text, with the special tokens that the tokenizer puts in front of any text."""
-        ids: list[int] = self.tokenizer(text, verbose=False)["input_ids"]  # verbose is only about too long ones
+    def encode(self, text: str, *, long: bool = False) -> list[int]:
+        """Token ids of a text, with the special tokens that the tokenizer puts in front of any text.
+
+        A `long` one, which will be cut, may be longer than the model can read.
+        """
+        ids: list[int] = (self.tokenizer(text, verbose=False) if long else self.tokenizer(text))["input_ids"]
         if ids and ids[-1] == self.tokenizer.eos_token_id and len(ids) > 1:
             ids = ids[:-1]
         return ids
@@ -132,8 +135,12 @@ class Tokens:
         return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
 
     def room(self, held: int, wanted: int) -> int:
-        """How many of `wanted` tokens the model can say after a text of `held`, which is not too long."""
-        return wanted if self.positions is None else min(wanted, self.positions - held + 1)
+        """How many of `wanted` tokens the model can say after a text of `held`; raises `TooLong` as `rows` does."""
+        if self.positions is None:
+            return wanted
+        if held > self.positions:
+            raise TooLong(f"a text of {held} tokens, and the model has positions for {self.positions}: shorten it")
+        return min(wanted, self.positions - held + 1)
 
     def subject_last(self, prompt: str, subject: str) -> int:
         """Index of the subject's last token in the encoded prompt.
