@@ -150,6 +150,8 @@ def main() -> None:
     unknown = set(told.cases.split(";")) - set(CASES)
     if unknown:
         parser.error(f"no case is called {', '.join(sorted(unknown))}; there are {'; '.join(CASES)}")
+    if told.width is not None and (told.width < 64 or told.width % 64):
+        parser.error(f"--width {told.width}: a multiple of 64")
     torch.set_num_threads(1)
     speed = ceiling()
     rows = []

@@ -436,6 +436,9 @@ def test_the_locality_probes_of_data_are_irrelevant_prompts(tmp_path):
     assert [probe.prompt for probe in found] == [FLAT["locality_prompt"]]
     with pytest.raises(errors.UnknownName):
         read_irrelevant("nonsense:c.json")
+    (tmp_path / "bare.jsonl").write_text('{"prompt": "Snow is", "target": "black"}\n', encoding="utf-8")
+    with pytest.raises(errors.UsageError, match="has no locality probes"):
+        read_irrelevant(f"jsonl:{tmp_path / 'bare.jsonl'}")
 
 
 def test_read_irrelevant_as_json_and_as_lines(tmp_path):

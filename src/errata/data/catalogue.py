@@ -85,11 +85,14 @@ def load(spec: str, *, on_error: OnError = "stop", limit: int | None = None) -> 
 def read_irrelevant(where: str | Path) -> list[Probe]:
     """Prompts that edits must leave alone: a file, as `read_probes` reads it, or the locality probes of `KIND:PATH`.
 
-    Raises what `load` and `read_probes` raise.
+    Raises what `load` and `read_probes` raise, and `UsageError` for data without locality probes.
     """
     kind, colon, _ = str(where).partition(":")
     if colon and kind.isidentifier() and not Path(where).exists():
-        return [probe for edit in load(str(where)).edits for probe in edit.locality]
+        probes = [probe for edit in load(str(where)).edits for probe in edit.locality]
+        if not probes:
+            raise UsageError(f"{where} has no locality probes, so it says nothing of what edits must leave alone")
+        return probes
     return read_probes(where)
 
 
