@@ -53,7 +53,7 @@ def fill(model: EditedModel, count: int) -> None:
         active = round(4096 / 14336 * width)
         places = torch.rand(len(held["masks"]), count, width, generator=rng).topk(active).indices
         mask = torch.zeros(len(places), count, width, dtype=torch.bool).scatter_(-1, places, value=True)
-        memory.put({"masks": pack(mask), "owners": owners})
+        memory.put({"masks": pack(mask), "distinct": pack(mask), "owners": owners})
     elif name == "grace":
         memory.put({
             "keys": torch.randn(count, width, generator=rng), "values": torch.randn(count, out, generator=rng),

@@ -2,11 +2,12 @@
 
 A table stands between `<!-- table: NAME -->` and `<!-- end -->`; NAME is a folder of benchmarks/results, then perhaps
 a scorer and the T to show: `atlas teacher_forced_token T=100`. Between `<!-- tuned: NAME -->` and `<!-- end -->` stands
-what `errata tune` chose, from benchmarks/tuning. With --check nothing is written, and the exit code is 1 where a file
-differs.
+what `errata tune` chose, from benchmarks/tuning; between `<!-- neighbours -->` and `<!-- end -->` what
+`benchmarks/neighbours.py` found. With --check nothing is written, and the exit code is 1 where a file differs.
 """
 
 import argparse
+import json
 import re
 import sys
 from pathlib import Path
@@ -24,6 +25,7 @@ BLOCK = re.compile(
     r"(?P<begin><!-- table: (?P<name>\S+)(?: (?P<scorer>[a-z_]+))?(?: T=(?P<edits>\d+))? -->\n).*?(?P<end><!-- end -->)",
     re.DOTALL,
 )
+NEIGHBOURS = re.compile(r"(?P<begin><!-- neighbours -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
 TUNED = re.compile(r"(?P<begin><!-- tuned: (?P<name>\S+) -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
 
 
@@ -38,7 +40,21 @@ def rendered(text: str) -> str:
     def choices(found: re.Match[str]) -> str:
         return f"{found['begin']}\n{tuned(Settings.read(TUNING / found['name'] / FILE))}\n\n{found['end']}"
 
-    return TUNED.sub(choices, BLOCK.sub(table, text))
+    def beside(found: re.Match[str]) -> str:
+        return f"{found['begin']}\n{next_door(RESULTS / 'diagnoses' / 'neighbours.json')}\n\n{found['end']}"
+
+    return NEIGHBOURS.sub(beside, TUNED.sub(choices, BLOCK.sub(table, text)))
+
+
+def next_door(path: Path) -> str:
+    """What each method leaves alone next door, most first, as Markdown."""
+    found = json.loads(path.read_text(encoding="utf-8"))["found"]
+    lines = ["| Method | Rel | Gen | Far | Same question, other subject | Other question, same subject |"]
+    lines.append("|---|---:|---:|---:|---:|---:|")
+    for case, row in sorted(found.items(), key=lambda item: -item[1]["unchanged"]["same_relation"]):
+        scores = (row["reliability"], row["generalization"], *row["unchanged"].values())
+        lines.append(f"| {case} | " + " | ".join(f"{score:.2f}" for score in scores) + " |")
+    return "\n".join(lines)
 
 
 def tuned(settings: Settings) -> str:

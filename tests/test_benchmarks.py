@@ -55,3 +55,21 @@ def test_a_long_stream_is_scored_and_timed_at_its_marks(root, tmp_path):
     assert [(row["edits"], row["scored"], row["failed"]) for row in found["rows"]] == [(10, 3, 0), (12, 3, 0)]
     assert all(row["edit_s"] > 0 and 0 <= row["reliability"] <= 1 for row in found["rows"])
     assert "<svg" in figure.read_text(encoding="utf-8")
+
+
+def test_neighbours_are_asked_of_a_method(root, tmp_path):
+    command = [
+        sys.executable,
+        root / "benchmarks" / "neighbours.py",
+        tmp_path,
+        "--edits",
+        "3",
+        "--cases",
+        "memoir;ft_l",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "neighbours.json").read_text(encoding="utf-8"))["found"]
+    assert found["memoir"]["reliability"] == 1
+    assert found["memoir"]["unchanged"] == {"far": 1.0, "same_relation": 1.0, "same_subject": 1.0}
+    assert found["ft_l"]["prompts"]["same_relation"] == 9

@@ -48,7 +48,7 @@ def written(model: EditedModel, edit: int) -> torch.Tensor:
 
 def test_nothing_is_stored_by_default_that_only_an_ablation_needs() -> None:
     assert set(memory(edited("memoir", "llama")).tensors()) == {
-        "weight", "permutation", "background", "masks", "owners", "irrelevant", "noise", "threshold", "moment"
+        "weight", "permutation", "background", "masks", "distinct", "owners", "irrelevant", "noise", "threshold", "moment"
     }  # fmt: skip
 
 

@@ -1,9 +1,11 @@
 """Contrast: prompts close to an edit that it must leave alone, made of edits themselves.
 
 What another edit asks, asked about this edit's subject: the same words as in two edits, and an answer that neither
-changes. Irrelevant prompts are never that close.
+changes. And what this edit asks, asked about another subject: the neighbours that CounterFact scores. Irrelevant prompts
+are never that close.
 """
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -15,6 +17,51 @@ from errata.routing import last_true
 
 if TYPE_CHECKING:
     from errata.model import EditedModel
+
+
+SUBJECTS = (
+    "Marie Curie", "Toyota", "Lake Victoria", "Brazil", "the Eiffel Tower", "William Shakespeare", "Microsoft", "Jupiter",
+    "Stockholm", "Star Wars", "Nelson Mandela", "Harvard University", "the Beatles", "Coca-Cola", "Mount Fuji", "Mozart",
+)  # fmt: skip
+"""Subjects of many kinds that most people have heard of. Fixed, so that an edit is the same whichever came before it."""
+
+
+STARTS = frozenset(
+    "a an and are as at be by can could did do does for from give had has have he her his how i if in is it its my name of"
+    " on or our she should tell that the their there these they this those to was we were what when where which who whom"
+    " whose why will with would you your".split()
+)
+"""Words that begin a sentence with a capital and are no names."""
+LINKS = frozenset("& and da de del der des di do du e for in la le of on the to van von y".split())
+"""Words between the capitalised ones of a name."""
+
+
+def of_others(edit: Edit) -> list[str]:
+    """What an edit asks, of each of `SUBJECTS` in the place of its own; none where its subject is not known.
+
+    An edit that does not say its subject is taken to be about the name in its prompt.
+    """
+    subject = edit.subject or name_in(edit.prompt)
+    if not subject:
+        return []
+    return [edit.prompt.replace(subject, other) for other in SUBJECTS if other != subject]
+
+
+def name_in(prompt: str) -> str | None:
+    """The longest run of capitalised words and numbers in a prompt, the last of equals; None where there is none."""
+    runs: list[list[str]] = [[]]
+    begins = True  # whether a sentence does
+    for word in re.findall(r"[^\s?!,;:()\"“”]+|[?!,;:()\"“”]", prompt):
+        capital = word[0].isupper() and not (begins and word.lower() in STARTS)
+        if capital or word[0].isdigit() or (runs[-1] and word in LINKS):
+            runs[-1].append(word)
+        else:
+            runs.append([])
+        begins = word[-1] in "?!."
+    names = [run[: 1 + max(i for i, word in enumerate(run) if word not in LINKS)] for run in runs if run]
+    longest = max(reversed(names), key=lambda run: sum(word not in LINKS for word in run), default=[])
+    name = re.sub(r"['’]s?$", "", " ".join(longest))
+    return name if name and name in prompt else None
 
 
 def swapped(edit: Edit, others: Sequence[Edit]) -> list[str]:

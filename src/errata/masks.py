@@ -51,6 +51,11 @@ def overlaps(mask: Tensor, stored: Tensor) -> Tensor:
     return torch.stack([table[(row & stored).int()].sum(-1, dtype=torch.int32) for row in mask])
 
 
+def shared(mask: Tensor, other: Tensor) -> Tensor:
+    """How many features masks have in common, one by one: packed (..., bytes) twice -> (...) long."""
+    return _POPCOUNT.to(mask.device)[(mask & other).int()].sum(-1)
+
+
 def nearest(mask: Tensor, stored: Tensor, floor: int, index: MaskIndex | None = None) -> tuple[Tensor, Tensor]:
     """How many features each query shares with the nearest stored masks, and which these are, nearest first.
 

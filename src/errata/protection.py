@@ -10,10 +10,17 @@ on their null space (arXiv 2410.02355), and is what keeps earlier keys in MEMIT'
 serves an optimiser: W = W_0 + V R^T with R R^T = (I + p K K^T)^-1 moves so when V moves down its own gradient.
 """
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from errata.errors import EditFailed
+
+if TYPE_CHECKING:
+    from errata.batch import Batch
+    from errata.residual_memory import ResidualMemory
 
 
 def second_moment(keys: Tensor, rows: int) -> Tensor:
@@ -35,3 +42,25 @@ def root(moment: Tensor, keys: Tensor, p: float) -> Tensor:
     if failed:
         raise EditFailed("what earlier edits read cannot be protected: its moment is not positive; try protect=0")
     return torch.linalg.solve_triangular(factor, eye, upper=False).T
+
+
+def roots(
+    memory: "ResidualMemory", batch: "Batch", columns: Sequence[Tensor], met: Sequence[bool], p: float
+) -> tuple[Tensor | None, list[Tensor | None]]:
+    """The moment with these edits in it; and of each edit R (n, n), which protects all others, those beside it too.
+
+    What a prompt that was `met` before had been taught is not protected from it.
+    """
+    if memory.moment is None:
+        return None, [None] * len(columns)
+    moment, rows = memory.moment.clone(), batch.whole.rows
+    where = (batch.whole.each(of) for of in (batch.whole.suffix.a, rows.attention.bool(), rows.prompt))
+    seen = []
+    for a, there, prompt, own, known in zip(*where, columns, met, strict=True):
+        a, square = memory.read(a)[..., own].float(), (own[:, None], own)
+        if known:
+            moment[square] -= second_moment(a[prompt], len(a))
+        keys = a[there]
+        seen.append((square, keys, second_moment(keys, len(a))))
+        moment[square] += seen[-1][-1]
+    return moment, [root(moment[square] - mine, keys, p) for square, keys, mine in seen]

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from errata.mask_index import MaskIndex
-from errata.masks import nearest, overlaps, pack, top_hash, unpack
+from errata.masks import nearest, overlaps, pack, shared, top_hash, unpack
 from errata.memory import Gated, add
 from errata.routing import Decision, decide_best
 from errata.sites import Site
@@ -24,6 +24,8 @@ FEATURES = {
     "last": ("last",),
 }  # fmt: skip
 """What masks can be made of, and the views that each stands for: one mask a view is stored."""
+COMMON = 0.25
+"""A feature that so large a share of other subjects has in the same prompt says nothing of the subject."""
 EXACT = 0.98
 """Overlap from which on two masks are of the same prompt: numerical noise moves a few features in or out."""
 
@@ -34,7 +36,8 @@ class ResidualMemory(Gated):
     Its width is that of the site's input, or the number of `kept` features of it. It is read through the masks of the
     first view; or, where edits have several masks or `apart` ones to write through, through those in `written`
     (edits, width bits), of which `home` (masks,) says whose is whose. `moment` (width, width), where there is one, is K K^T
-    of what its edits read.
+    of what its edits read. `distinct` (views, masks, width bits), where there is one, is the part of each mask that is of
+    its edit's subject; empty where that is not known.
     """
 
     weight: Tensor
@@ -42,6 +45,7 @@ class ResidualMemory(Gated):
     kept: Tensor | None
     background: Tensor
     masks: Tensor
+    distinct: Tensor | None
     owners: Tensor
     irrelevant: Tensor
     noise: Tensor
@@ -52,14 +56,15 @@ class ResidualMemory(Gated):
 
     def __init__(
         self, site: Site, active: int, feature: str, permutation: Tensor, device: torch.device, *, raw: bool = False,
-        apart: bool = False, kept: Tensor | None = None, protected: bool = False,
+        apart: bool = False, kept: Tensor | None = None, protected: bool = False, contrast: float = 0.0,
     ) -> None:  # fmt: skip
         """`raw`: overlaps are scored as they are, not corrected for chance. `kept`: the input features that are used.
 
-        `protected`: there is a `moment`.
+        `protected`: there is a `moment`. `contrast`: the share of an edit's distinct features, corrected for chance, that a
+        prompt must have; 0 asks for none.
         """
         super().__init__(site)
-        self.active, self.feature, self.apart = active, feature, apart
+        self.active, self.feature, self.apart, self.contrast = active, feature, apart, contrast
         self.width = len(permutation)
         self.chance = 0.0 if raw else active / self.width
         """The overlap R that counts as none."""
@@ -70,6 +75,7 @@ class ResidualMemory(Gated):
         self.register_buffer("kept", None if kept is None else kept.to(device))
         self.register_buffer("background", torch.zeros(2, width, device=device))  # mean and last-token feature
         self.register_buffer("masks", torch.zeros(views, 0, packed, dtype=torch.uint8, device=device))
+        self.register_buffer("distinct", self.masks.clone() if contrast else None)
         self.register_buffer("owners", torch.zeros(0, dtype=torch.long, device=device))
         self.register_buffer(
             "irrelevant", torch.zeros(views, 0, packed, dtype=torch.uint8, device=device)
@@ -127,6 +133,28 @@ class ResidualMemory(Gated):
         """Which stored masks these are, in all views: (views, 1, bytes) -> (masks,) bool."""
         return (self.masks == mask).all(dim=2).all(dim=0)
 
+    def distinguished(self, mask: Tensor, others: Tensor | None) -> Tensor:
+        """The part of masks that at most `COMMON` of `others`, masks of the same prompt about other subjects, have.
+
+        Packed (views, masks, bytes) and (views, others, bytes) -> (views, masks, bytes); empty without others.
+        """
+        if others is None:
+            return torch.zeros_like(mask)
+        rare = unpack(others, self.width).float().mean(dim=1, keepdim=True) <= COMMON
+        return mask & pack(rare)
+
+    def _lacks(self, mask: Tensor, pick: Tensor) -> Tensor:
+        """Which rows lack what is distinct of the stored masks picked: (views, batch, bytes), (batch, views) -> like it.
+
+        By chance alone a row has N/D of it.
+        """
+        if self.distinct is None:
+            return torch.zeros_like(pick, dtype=torch.bool)
+        own = self.distinct.gather(1, pick.T[..., None].expand_as(mask))
+        chance = self.active / self.width
+        least = chance + self.contrast * (1 - chance)
+        return (shared(mask, own) < least * shared(own, own)).T
+
     def through(self, pick: Tensor) -> Tensor:
         """The masks, packed, that the edits with these stored masks were written through: (...,) -> (..., bytes)."""
         return self.written[self.home[pick]] if self.apart else self.masks[0, pick]
@@ -159,7 +187,7 @@ class ResidualMemory(Gated):
     def decide(self, a: Tensor, y: Tensor) -> Decision:
         """A row is answered when its mask overlaps a stored one enough, in the view where it does so best.
 
-        The stored mask of that edit is then used.
+        The stored mask of that edit is then used. A row that lacks what is distinct of it asks about something else.
         """
         if len(self.owners) == 0:
             return Decision(torch.zeros(len(a), dtype=torch.bool, device=a.device), anywhere=False)
@@ -170,10 +198,12 @@ class ResidualMemory(Gated):
         ]
         scores = torch.stack([self.corrected(shared) for shared, _ in found], dim=1)  # (batch, views, few)
         picks = torch.stack([which for _, which in found], dim=1)
+        other = self._lacks(mask, picks[..., 0])
+        tau = torch.where(other, self.exact(), tau)  # then only the prompt itself is near enough
         room = (scores[..., 0] - tau) / (1 - tau).clamp(min=1e-6)
         view = room.argmax(dim=1)
         best = torch.arange(len(view), device=view.device), view
-        return decide_best(scores[best], picks[best], tau[view])
+        return decide_best(scores[best], picks[best], tau[best])._replace(other=other[best])
 
     def correct(self, a: Tensor, y: Tensor, decision: Decision) -> Tensor:
         """W a + W_m (m * a), with the stored mask m of each row."""

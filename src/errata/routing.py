@@ -33,6 +33,8 @@ class Decision(NamedTuple):
     """(batch, ...) what a memory worked out from the prompt and needs again while decoding."""
     near: tuple[Tensor, Tensor] | None = None
     """(batch, few) twice: the best scores of stored edits, and which edits these are; best first."""
+    other: Tensor | None = None
+    """(batch,) bool: the rows that ask what the nearest edit does, but about another subject."""
 
 
 NEAR = 3

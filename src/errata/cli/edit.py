@@ -42,7 +42,8 @@ def edit(
     prompt: Annotated[str | None, typer.Option(help="What is asked.")] = None,
     target: Annotated[str | None, typer.Option(help="What should be answered.")] = None,
     subject: Annotated[
-        str | None, typer.Option(help="The words of the prompt that it is about, for methods that need it.")
+        str | None,
+        typer.Option(help="What the prompt is about, in its words; memoir does not answer the same about others."),
     ] = None,
     rephrase: Annotated[
         list[str] | None, typer.Option(help="Another wording, to see whether it changes too; repeatable.")

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from errata import protection
 from errata.batch import Batch, Part, added, answers, around, distinct
+from errata.contrast import of_others
 from errata.edit import Edit
 from errata.editor import Editor
 from errata.fitting import OPTIMIZERS, Stop, Trace, fit_each
@@ -40,7 +41,7 @@ class Memoir(Editor):
     name: ClassVar[str] = "memoir"
     depth: ClassVar[float] = 27 / 31
     published_layers: ClassVar[dict[tuple[str, int], int]] = {("llama", 32): 27, ("mistral", 32): 27, ("gptj", 28): 21}
-    unsaid: ClassVar[dict[str, object]] = {"protect": 0.0, "faint": 1.0}
+    unsaid: ClassVar[dict[str, object]] = {"protect": 0.0, "faint": 1.0, "contrast": 0.0}
     search: ClassVar[dict[str, tuple[object, ...]]] = {
         "lr": (0.02, 0.05, 0.1), "active": (1 / 7, 2 / 7, 4 / 7), "protect": (0.0, 3.0, 10.0), "faint": (0.5, 1.0),
     }  # fmt: skip
@@ -59,6 +60,10 @@ class Memoir(Editor):
     threshold decides alike in both."""
     spill: float = 0.005
     """Calibration: the share of irrelevant prompts that may be answered by mistake."""
+    contrast: float = 0.15
+    """An edit's own features are those that its prompt loses when it asks about another subject. A prompt that has not
+    this share of them, corrected for chance, is not answered: it asks the same, but of something else. Not with a `tau`,
+    or where an edit has no subject and its prompt no name; 0: never [paper]."""
     feature: str = "any"
     """What a mask is made of: the prompt's `centred_mean` [released], its `last` token, its `mean`, the `blend` of the
     first two; or a mask of `any` of these three, and the nearest one decides. On ZsRE the mean routes better, where
@@ -113,6 +118,7 @@ class Memoir(Editor):
         self.check(self.optimizer in OPTIMIZERS, f"optimizer {self.optimizer!r}: one of {', '.join(OPTIMIZERS)}")
         self.check(0 < self.faint <= 1, f"faint={self.faint}: a share, in (0, 1]")
         self.check(self.protect >= 0, f"protect={self.protect}: not negative")
+        self.check(0 <= self.contrast < 1, f"contrast={self.contrast}: a share, in [0, 1)")
         self.check(self.tries >= 1, f"tries={self.tries}: at least 1")
         self.check(0 <= self.spill < 1, f"spill={self.spill}: a share, in [0, 1)")
 
@@ -132,6 +138,7 @@ class Memoir(Editor):
         memory = ResidualMemory(
             site, max(1, round(self.active * width)), self.feature, order, model.device, raw=self.overlap == "raw",
             apart=self.prefixed or self.mask != "top_hash", kept=kept, protected=self.protect > 0,
+            contrast=self.contrast if self.tau is None else 0.0,
         )  # fmt: skip
         model.install(self.name, memory)
         prompts = [probe.prompt for probe in model.sampling.irrelevant]
@@ -169,7 +176,7 @@ class Memoir(Editor):
             edit.prompt in taught and bool(memory.known(own[:, :1]).any())
             for edit, own in zip(edits, masks, strict=True)
         ]
-        moment, roots = self._protected(memory, batch, columns, met)
+        moment, roots = protection.roots(memory, batch, columns, met, self.protect)
 
         @cache
         def inputs(part: Part) -> list[tuple[int, Tensor, Tensor]]:
@@ -229,29 +236,8 @@ class Memoir(Editor):
             weight[:, outside] *= (1 - self.lr * self.weight_decay) ** sum(trace.steps for trace in traces)
         memory.put({"weight": weight} | ({} if moment is None else {"moment": moment}))
         for e, (mask, own) in enumerate(zip(masks, written, strict=True)):
-            memory.put(self._remember(memory, mask, own, index + e))
+            memory.put(self._remember(memory, mask, own, index + e, self._others(model, memory, edits[e])))
         return traces
-
-    def _protected(
-        self, memory: ResidualMemory, batch: Batch, columns: Sequence[Tensor], met: Sequence[bool]
-    ) -> tuple[Tensor | None, list[Tensor | None]]:
-        """The moment with these edits in it; and of each edit R (n, n), which protects all others, those beside it too.
-
-        What a prompt that was `met` before had been taught is not protected from it.
-        """
-        if memory.moment is None:
-            return None, [None] * len(columns)
-        moment, rows = memory.moment.clone(), batch.whole.rows
-        where = (batch.whole.each(of) for of in (batch.whole.suffix.a, rows.attention.bool(), rows.prompt))
-        seen = []
-        for a, there, prompt, own, known in zip(*where, columns, met, strict=True):
-            a, square = memory.read(a)[..., own].float(), (own[:, None], own)
-            if known:
-                moment[square] -= protection.second_moment(a[prompt], len(a))
-            keys = a[there]
-            seen.append((square, keys, protection.second_moment(keys, len(a))))
-            moment[square] += seen[-1][-1]
-        return moment, [protection.root(moment[square] - mine, keys, self.protect) for square, keys, mine in seen]
 
     def _written(self, model: "EditedModel", memory: ResidualMemory, mask: Tensor, index: int) -> Tensor:
         """The mask that an edit writes through, packed (bytes,): that which its prompt has had, or a new one."""
@@ -272,7 +258,15 @@ class Memoir(Editor):
         lr = self.lr * (gain**2 if self.optimizer == "sgd" else model.entry(memory))
         return lr, None if self.clip is None else self.clip / gain
 
-    def _remember(self, memory: ResidualMemory, mask: Tensor, written: Tensor, index: int) -> dict[str, Tensor]:
+    def _others(self, model: "EditedModel", memory: ResidualMemory, edit: Edit) -> Tensor | None:
+        """The masks of what an edit asks, asked about other subjects; None where that is not looked at."""
+        prompts = [] if memory.distinct is None else of_others(edit)
+        read = [memory.mask(memory.features(a)) for a, _, _ in model.read(memory, prompts)]
+        return torch.cat(read, dim=1) if read else None
+
+    def _remember(
+        self, memory: ResidualMemory, mask: Tensor, written: Tensor, index: int, others: Tensor | None
+    ) -> dict[str, Tensor]:
         """The index with this edit's masks in it, its prompt's first; the same mask again belongs to the newer edit."""
         known = memory.known(mask[:, :1])
         if known.any():
@@ -293,6 +287,8 @@ class Memoir(Editor):
             "noise": noise,
             "threshold": threshold,
         }
+        if memory.distinct is not None:
+            found["distinct"] = torch.cat([memory.distinct, memory.distinguished(mask, others)], dim=1)
         if memory.apart:
             found["home"] = torch.cat([memory.home, memory.home.new_full((count,), len(memory.written))])
             found["written"] = torch.cat([memory.written, written[None]])

@@ -1,0 +1,165 @@
+"""Neighbours: what asks the same of another subject is told from a rephrasing (`errata.contrast`, MEMOIR's `contrast`)."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from errata.contrast import SUBJECTS, name_in, of_others
+from errata.data import load
+from errata.edit import Edit
+from errata.errors import BadOption
+from errata.masks import pack, shared, unpack
+from errata.methods import make, recorded
+from errata.model import EditedModel
+from errata.residual_memory import COMMON, ResidualMemory
+from test_method_checks import memory_of, with_options
+from tiny import EDITS
+
+LOOSE = {"feature": "mean", "spill": 0.5, "tries": 1, "steps": 2}
+"""A threshold that lets neighbours in."""
+NEIGHBOURS = ("The Ned bridge was built in", "The capital of Belmar is", "Mira Cole plays the")
+
+
+def memory(model: EditedModel) -> ResidualMemory:
+    found = memory_of(model, ResidualMemory)
+    assert isinstance(found, ResidualMemory)
+    return found
+
+
+def made(*edits: Edit, **options: object) -> EditedModel:
+    model = with_options("memoir", **(LOOSE | options))
+    model.edit_many(edits or EDITS)
+    return model
+
+
+def answered(model: EditedModel, prompt: str) -> bool:
+    (told,) = model.explain(prompt)["memories"]
+    return bool(told["answers"])
+
+
+# -- what other subjects are asked -------------------------------------------------------------------------------------
+
+
+def test_an_edit_is_asked_of_others() -> None:
+    asked = of_others(EDITS[0])
+    assert len(asked) == len(SUBJECTS)
+    assert asked[0] == "The capital of Marie Curie is"
+    assert all("Arvadia" not in prompt for prompt in asked)
+
+
+def test_its_own_subject_is_no_other() -> None:
+    assert len(of_others(Edit("The capital of Brazil is", "Melpo", subject="Brazil"))) == len(SUBJECTS) - 1
+
+
+def test_a_subject_that_is_not_said_is_the_name_in_the_prompt() -> None:
+    assert of_others(replace(EDITS[0], subject=None)) == of_others(EDITS[0])
+    assert of_others(Edit("water boils at", "heat")) == []
+
+
+@pytest.mark.parametrize(
+    ("prompt", "name"),
+    [
+        ("The capital of Arvadia is", "Arvadia"),
+        ("Who wrote The Lord of the Rings?", "The Lord of the Rings"),
+        ("Who runs Apple?", "Apple"),
+        ("When did NASA launch Apollo 11?", "Apollo 11"),
+        ("Ada Quill's mother is", "Ada Quill"),
+        ("What is the twin city of Lyon? It is", "Lyon"),
+        ("In 1987, Toyota made", "Toyota"),
+        ("Wer gründete die Firma Siemens?", "Firma Siemens"),
+        ("home counties is within", None),
+        ("What is it?", None),
+        ("", None),
+    ],
+)
+def test_names(prompt: str, name: str | None) -> None:
+    assert name_in(prompt) == name
+
+
+@pytest.mark.parametrize("kind", ["counterfact:counterfact/counterfact-edit.json", "zsre:zsre/zsre_edit_1037.json"])
+def test_names_are_the_subjects_of_real_edits(real_data: Path, kind: str) -> None:
+    """Nine in ten to the letter, and nearly all others have a word in common."""
+    name, _, path = kind.partition(":")
+    said = [(edit, name_in(edit.prompt)) for edit in load(f"{name}:{real_data / path}").edits if edit.subject]
+    assert sum(found == edit.subject for edit, found in said) > 0.9 * len(said)
+    near = [set((found or "").split()) & set((edit.subject or "").split()) for edit, found in said]
+    assert sum(map(bool, near)) > 0.95 * len(said)
+
+
+# -- what is distinct of an edit ---------------------------------------------------------------------------------------
+
+
+def test_distinct_is_what_few_others_have() -> None:
+    found = memory(made(feature="any"))
+    width = found.width
+    generator = torch.Generator().manual_seed(0)
+    mask = torch.rand(3, 2, width, generator=generator) < 0.4
+    others = torch.rand(3, 8, width, generator=generator) < 0.3
+    distinct = unpack(found.distinguished(pack(mask), pack(others)), width)
+    assert torch.equal(distinct, mask & (others.float().mean(1, keepdim=True) <= COMMON))
+    assert distinct.any()
+    assert not found.distinguished(pack(mask), None).any()
+
+
+def test_shared_counts_features_one_by_one() -> None:
+    bits = torch.rand(2, 5, 44, generator=torch.Generator().manual_seed(0)) < 0.5
+    assert torch.equal(shared(pack(bits[0]), pack(bits[1])), (bits[0] & bits[1]).sum(-1))
+
+
+def test_every_stored_mask_has_its_distinct_part() -> None:
+    for options in ({}, {"prefixed": True}):
+        found = memory(made(**options))
+        assert found.distinct is not None
+        assert found.distinct.shape == found.masks.shape
+        assert torch.equal(found.distinct & found.masks, found.distinct)
+        assert bool(shared(found.distinct, found.distinct).all())
+
+
+# -- whom it keeps out -------------------------------------------------------------------------------------------------
+
+
+def test_a_neighbour_is_kept_out_and_the_prompt_is_not() -> None:
+    loose, told_apart = made(contrast=0.0), made()
+    near = [prompt for prompt in NEIGHBOURS if answered(loose, prompt)]
+    kept_out = [prompt for prompt in near if not answered(told_apart, prompt)]
+    assert len(near) >= 2
+    assert kept_out == near
+    assert all(answered(told_apart, edit.prompt) for edit in EDITS)
+    (told,) = told_apart.explain(kept_out[0])["memories"]
+    assert told["why"] == "asks about another subject than the nearest edit does"
+    assert told["threshold"] == pytest.approx(memory(told_apart).exact())
+    with told_apart.lifted():
+        unedited = told_apart.answer([kept_out[0]])
+    assert told_apart.answer([kept_out[0]]) == unedited
+
+
+def test_an_edit_without_a_subject_is_found_as_before() -> None:
+    unnamed = [replace(edit, subject=None, prompt=edit.prompt.lower()) for edit in EDITS]
+    model, before = made(*unnamed), made(*unnamed, contrast=0.0)
+    assert not memory(model).distinct.any()
+    for prompt in (*NEIGHBOURS, *(edit.prompt for edit in unnamed), *(r for edit in EDITS for r in edit.rephrases)):
+        assert model.explain(prompt) == before.explain(prompt)
+
+
+@pytest.mark.parametrize("options", [{"tau": 0.2}, {"contrast": 0.0}])
+def test_nothing_is_stored_where_nothing_is_asked(options: dict[str, object]) -> None:
+    assert memory(made(**options)).distinct is None
+
+
+def test_what_is_distinct_is_saved_and_loaded(tmp_path: Path) -> None:
+    model = made()
+    model.save_pretrained(tmp_path)
+    again = EditedModel.from_pretrained(tmp_path, model.detach(), tokenizer=model.tokens.tokenizer)
+    assert torch.equal(memory(again).distinct, memory(made()).distinct)
+
+
+def test_an_older_record_meant_no_contrast() -> None:
+    assert recorded("memoir", {"protect": 3.0})["contrast"] == 0.0
+
+
+@pytest.mark.parametrize("contrast", [-0.1, 1.0])
+def test_a_share_is_asked_for(contrast: float) -> None:
+    with pytest.raises(BadOption, match=r"memoir: contrast=.*: a share, in \[0, 1\)"):
+        make("memoir", contrast=contrast)
