@@ -6,6 +6,7 @@ import sqlite3
 import pytest
 
 from commands import lines, refused, run
+from errata.contrast import WITNESSES
 from errata.data import jsonl
 from errata.edit import Edit
 from errata.ledger import Hold
@@ -259,6 +260,7 @@ def test_the_receipt_says_what_was_verified(acme):
     (told,) = lines(run(*common, "harp", "--json"))
     assert told["revision"] == 5
     assert told["check"]["locality"][1] > 0
+    assert told["check"]["neighbours"][1] == len(WITNESSES)
 
 
 def test_a_contradiction_is_shown_before_it_is_applied(acme, monkeypatch):

@@ -4,6 +4,7 @@ import pytest
 
 from errata import methods, replay
 from errata.audit import differences
+from errata.contrast import SUBJECTS, WITNESSES
 from errata.edit import Edit, Probe
 from errata.editor import Check
 from errata.errors import BadOption
@@ -125,3 +126,21 @@ def test_the_sample_depends_on_seed_and_place_alone(model):
     assert Watch(model, gate)._watched == Watch(model, gate)._watched
     other = EditedModel(tiny_llama(), tiny_tokenizer(), methods.make("grace"), prefixes=(), seed=2)
     assert Watch(other, gate)._watched != Watch(model, gate)._watched
+
+
+@pytest.mark.parametrize(("method", "spared"), [("grace", True), ("ft_m", False)])
+def test_what_becomes_of_other_subjects_is_told(method, spared):
+    """By a method that answers its own prompt alone, and by one that moves a weight."""
+    made = EditedModel(tiny_llama(), tiny_tokenizer(), method, prefixes=(), seed=1)
+    watch = Watch(made, Gate())
+    before = watch.before([A])
+    made.edit(A)
+    (found,) = watch.after([A], before)
+    same, asked = found.neighbours
+    assert asked == len(WITNESSES)
+    assert (same == asked) == spared
+    assert Gate().problem(A, found) is None
+
+
+def test_no_method_learns_from_the_witnesses():
+    assert not set(WITNESSES) & set(SUBJECTS)

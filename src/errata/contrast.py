@@ -24,6 +24,10 @@ SUBJECTS = (
     "Stockholm", "Star Wars", "Nelson Mandela", "Harvard University", "the Beatles", "Coca-Cola", "Mount Fuji", "Mozart",
 )  # fmt: skip
 """Subjects of many kinds that most people have heard of. Fixed, so that an edit is the same whichever came before it."""
+WITNESSES = (
+    "Napoleon", "Japan", "Volvo", "Lake Geneva", "Stanford University", "Casablanca", "Leonardo da Vinci", "Saturn",
+)  # fmt: skip
+"""Others of the same kinds, from which no method learns: an edit is verified by what becomes of them."""
 
 
 STARTS = frozenset(
@@ -36,15 +40,15 @@ LINKS = frozenset("& and da de del der des di do du e for in la le of on the to 
 """Words between the capitalised ones of a name."""
 
 
-def of_others(edit: Edit) -> list[str]:
-    """What an edit asks, of each of `SUBJECTS` in the place of its own; none where its subject is not known.
+def of_others(edit: Edit, others: Sequence[str] = SUBJECTS) -> list[str]:
+    """What an edit asks, of each of `others` in the place of its subject; none where that is not known.
 
     An edit that does not say its subject is taken to be about the name in its prompt.
     """
     subject = edit.subject or name_in(edit.prompt)
     if not subject:
         return []
-    return [edit.prompt.replace(subject, other) for other in SUBJECTS if other != subject]
+    return [edit.prompt.replace(subject, other) for other in others if other != subject]
 
 
 def name_in(prompt: str) -> str | None:

@@ -91,6 +91,8 @@ class Check:
     """Prompts to be left alone whose answers are those before this edit."""
     seconds: float = 0.0
     """Time that asking took."""
+    neighbours: tuple[int, int] = (0, 0)
+    """Other subjects of which the same is asked, whose answers are those before this edit."""
 
 
 @dataclass(frozen=True)

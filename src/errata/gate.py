@@ -1,8 +1,8 @@
 """Gate: an edit is verified before it is acknowledged.
 
 After an edit the model is asked, by greedy decoding, for its prompt, its own rephrasings and automatic ones, the prompts
-of some earlier edits, and prompts that it should leave alone. What came of them is a `Check`; whether that is good
-enough is for the `Gate` to say.
+of some earlier edits, the same about some other subjects, and prompts that it should leave alone. What came of them is a
+`Check`; whether that is good enough is for the `Gate` to say.
 """
 
 import time
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from errata.answers import Question, generate, question
+from errata.contrast import WITNESSES, of_others
 from errata.edit import Edit
 from errata.editor import Check
 from errata.errors import BadOption
@@ -68,6 +69,10 @@ class Before(NamedTuple):
     """The edits' own probes."""
     said: list[tuple[int, ...]]
     """The answers to them, then to the irrelevant prompts."""
+    neighbours: list[Question]
+    """What the edits ask, asked about other subjects."""
+    said_of_others: list[tuple[int, ...]]
+    """The answers to that."""
 
 
 class Watch:
@@ -89,7 +94,9 @@ class Watch:
         held = self.holding(some)
         probes = self._open([probe.prompt for edit in edits for probe in edit.locality])
         said = self._say(probes) + self._say_watched()
-        return Before([edit for edit, holds in zip(some, held, strict=True) if holds], probes, said)
+        near = self._open([prompt for edit in edits for prompt in of_others(edit, WITNESSES) if prompt not in prompts])
+        earlier = [edit for edit, holds in zip(some, held, strict=True) if holds]
+        return Before(earlier, probes, said, near, self._say(near))
 
     def after(self, edits: Sequence[Edit], before: Before) -> list[Check]:
         """Ask after they were made. What is shared by all of them is told of each."""
@@ -103,12 +110,12 @@ class Watch:
         earlier = sum(held), len(before.earlier)
         now = self._say(before.probes) + self._say_watched()
         same = sum(a == b for a, b in zip(before.said, now, strict=True)), len(now)
-        answers = [said[self._question(edit.prompt, edit)] for edit in edits]
+        near = self._say(before.neighbours)
+        spared = sum(a == b for a, b in zip(before.said_of_others, near, strict=True)), len(near)
+        answers = [self.model.tokens.decode(said[self._question(edit.prompt, edit)]).strip() for edit in edits]
         seconds = (time.perf_counter() - start) / len(edits)
         return [
-            Check(
-                row[0], self.model.tokens.decode(answer).strip(), (sum(row[1:]), len(row) - 1), earlier, same, seconds
-            )
+            Check(row[0], answer, (sum(row[1:]), len(row) - 1), earlier, same, seconds, spared)
             for row, answer in zip(rows, answers, strict=True)
         ]
 

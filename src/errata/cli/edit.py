@@ -208,6 +208,7 @@ def _told(receipt: "Receipt") -> str:
             ("rephrasings", check.rephrasings),
             ("earlier edits", check.earlier),
             ("other answers", check.locality),
+            ("the same of other subjects", check.neighbours),
         )
         held = "; ".join(f"{name} {held} of {asked}" for name, (held, asked) in pairs if asked)
         line += f"\nverified: the prompt is answered with {check.answer!r}; held: {held} ({check.seconds:.2f} s)"
