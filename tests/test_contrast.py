@@ -68,6 +68,8 @@ def test_a_subject_that_is_not_said_is_the_name_in_the_prompt() -> None:
         ("Ada Quill's mother is", "Ada Quill"),
         ("What is the twin city of Lyon? It is", "Lyon"),
         ("In 1987, Toyota made", "Toyota"),
+        ("What's the mass of Jupiter?", "Jupiter"),
+        ("The iPhone 15 was released in", "iPhone 15"),
         ("Wer gründete die Firma Siemens?", "Firma Siemens"),
         ("home counties is within", None),
         ("What is it?", None),

@@ -56,7 +56,7 @@ def name_in(prompt: str) -> str | None:
     runs: list[list[str]] = [[]]
     begins = True  # whether a sentence does
     for word in re.findall(r"[^\s?!,;:()\"“”]+|[?!,;:()\"“”]", prompt):
-        capital = word[0].isupper() and not (begins and word.lower() in STARTS)
+        capital = word != word.lower() and not (begins and re.split("['’]", word.lower())[0] in STARTS)
         if capital or word[0].isdigit() or (runs[-1] and word in LINKS):
             runs[-1].append(word)
         else:
