@@ -198,10 +198,11 @@ class ResidualMemory(Gated):
         ]
         scores = torch.stack([self.corrected(shared) for shared, _ in found], dim=1)  # (batch, views, few)
         picks = torch.stack([which for _, which in found], dim=1)
+        room = (scores[..., 0] - tau) / (1 - tau).clamp(min=1e-6)
         other = self._lacks(mask, picks[..., 0])
         tau = torch.where(other, self.exact(), tau)  # then only the prompt itself is near enough
-        room = (scores[..., 0] - tau) / (1 - tau).clamp(min=1e-6)
-        view = room.argmax(dim=1)
+        passed = scores[..., 0] >= tau
+        view = room.masked_fill(passed.any(dim=1, keepdim=True) & ~passed, -torch.inf).argmax(dim=1)
         best = torch.arange(len(view), device=view.device), view
         return decide_best(scores[best], picks[best], tau[best])._replace(other=other[best])
 
