@@ -25,7 +25,7 @@ from errata.contrast import contrasts
 from errata.data import load as read
 from errata.data import read_irrelevant
 from errata.edit import LOCALITY_KINDS, Edit, Probe
-from errata.errors import EditFailed
+from errata.errors import EditFailed, ErrataError
 from errata.metrics import HEADLINE, measure
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -52,11 +52,12 @@ def surrounded(model: EditedModel, edit: Edit, pool: Sequence[Edit], seed: int) 
     return replace(edit, locality=(*far, *relation, *subject))
 
 
-def row(case: str, told: argparse.Namespace, stream: Sequence[Edit], pool: Sequence[Edit]) -> dict[str, Any]:
+def row(
+    case: str, model_name: str, irrelevant: Sequence[Probe], stream: Sequence[Edit], pool: Sequence[Edit]
+) -> dict[str, Any]:
     """The scores of one case."""
     name, options = CASES[case]
-    base, tokenizer = load(told.model)
-    irrelevant = read_irrelevant(told.irrelevant) if told.irrelevant else read(told.data).irrelevant
+    base, tokenizer = load(model_name)
     model = EditedModel(base, tokenizer, methods.make(name, **options), irrelevant=irrelevant, expected=len(stream))
     asked = [surrounded(model, edit, pool, i) for i, edit in enumerate(stream)]
     failed = 0
@@ -84,17 +85,27 @@ def main() -> None:
     parser.add_argument("--edits", type=int, default=100)
     parser.add_argument("--cases", default=";".join(CASES))
     told = parser.parse_args()
+    if unknown := set(told.cases.split(";")) - set(CASES):
+        parser.error(f"no case is called {', '.join(sorted(unknown))}; there are {'; '.join(CASES)}")
     torch.set_num_threads(1)
-    rows = read(told.data).edits
-    stream, pool = rows[: told.edits], rows[told.edits :]
-    base, _ = load(told.model)
-    asked = {"model": Path(told.model).name, "data": Path(told.data).name, "edits": told.edits, "others": OTHERS}
+    try:
+        data, (base, _) = read(told.data), load(told.model)
+        irrelevant = read_irrelevant(told.irrelevant) if told.irrelevant else data.irrelevant
+    except ErrataError as error:
+        parser.error(str(error))
+    stream, pool = data.edits[: told.edits], data.edits[told.edits :]
+    if told.edits < 1 or len(pool) < OTHERS:
+        parser.error(f"--edits {told.edits}: at least 1, and {OTHERS} of the {len(data.edits)} rows must be left over")
+    asked = {
+        "model": Path(told.model).name, "data": Path(told.data).name,
+        "irrelevant": told.irrelevant and Path(told.irrelevant).name, "edits": told.edits, "others": OTHERS,
+    }  # fmt: skip
     path = told.output / "neighbours.json"
     known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     found = dict(known["found"]) if known.get("settings") == asked else {}
     for case in told.cases.split(";"):
         if case not in found:
-            found[case] = row(case, told, stream, pool)
+            found[case] = row(case, told.model, irrelevant, stream, pool)
             sys.stderr.write(f"{case} {found[case]}\n")
             Findings("neighbours", asked, found, made_on(base, stream)).write(told.output)
 

@@ -73,3 +73,19 @@ def test_neighbours_are_asked_of_a_method(root, tmp_path):
     assert found["memoir"]["reliability"] == 1
     assert found["memoir"]["unchanged"] == {"far": 1.0, "same_relation": 1.0, "same_subject": 1.0}
     assert found["ft_l"]["prompts"]["same_relation"] == 9
+
+
+@pytest.mark.parametrize(
+    ("told", "says"),
+    [
+        (("--cases", "memo"), "no case is called memo; there are memoir; "),
+        (("--edits", "999999"), "--edits 999999: at least 1, and 3 of the"),
+        (("--data", "zsre:nowhere.json"), "nowhere.json"),
+    ],
+)
+def test_neighbours_of_what_there_is_not_are_refused_in_a_line(root, tmp_path, told, says):
+    command = [sys.executable, root / "benchmarks" / "neighbours.py", tmp_path, *told]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 2
+    assert says in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr

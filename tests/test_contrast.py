@@ -99,10 +99,10 @@ def test_distinct_is_what_few_others_have() -> None:
     generator = torch.Generator().manual_seed(0)
     mask = torch.rand(3, 2, width, generator=generator) < 0.4
     others = torch.rand(3, 8, width, generator=generator) < 0.3
-    distinct = unpack(found.distinguished(pack(mask), pack(others)), width)
+    distinct = unpack(found.distinguished(pack(mask), [pack(others)]), width)
     assert torch.equal(distinct, mask & (others.float().mean(1, keepdim=True) <= COMMON))
     assert distinct.any()
-    assert not found.distinguished(pack(mask), None).any()
+    assert not found.distinguished(pack(mask), []).any()
 
 
 def test_shared_counts_features_one_by_one() -> None:

@@ -5,6 +5,7 @@ the stored ones; it is read through the mask that the nearest edit was written t
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -133,14 +134,14 @@ class ResidualMemory(Gated):
         """Which stored masks these are, in all views: (views, 1, bytes) -> (masks,) bool."""
         return (self.masks == mask).all(dim=2).all(dim=0)
 
-    def distinguished(self, mask: Tensor, others: Tensor | None) -> Tensor:
+    def distinguished(self, mask: Tensor, others: Sequence[Tensor]) -> Tensor:
         """The part of masks that at most `COMMON` of `others`, masks of the same prompt about other subjects, have.
 
-        Packed (views, masks, bytes) and (views, others, bytes) -> (views, masks, bytes); empty without others.
+        Packed (views, masks, bytes) and, in batches, (views, others, bytes) -> (views, masks, bytes); empty without others.
         """
-        if others is None:
+        if not others:
             return torch.zeros_like(mask)
-        rare = unpack(others, self.width).float().mean(dim=1, keepdim=True) <= COMMON
+        rare = unpack(torch.cat(tuple(others), dim=1), self.width).float().mean(dim=1, keepdim=True) <= COMMON
         return mask & pack(rare)
 
     def _lacks(self, mask: Tensor, pick: Tensor) -> Tensor:
@@ -196,7 +197,7 @@ class ResidualMemory(Gated):
             nearest(mask[v], self.masks[v], self._floor(v) if indexes else 0, indexes[v] if indexes else None)
             for v in range(len(mask))
         ]
-        scores = torch.stack([self.corrected(shared) for shared, _ in found], dim=1)  # (batch, views, few)
+        scores = torch.stack([self.corrected(count) for count, _ in found], dim=1)  # (batch, views, few)
         picks = torch.stack([which for _, which in found], dim=1)
         room = (scores[..., 0] - tau) / (1 - tau).clamp(min=1e-6)
         other = self._lacks(mask, picks[..., 0])

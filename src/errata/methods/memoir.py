@@ -236,7 +236,7 @@ class Memoir(Editor):
             weight[:, outside] *= (1 - self.lr * self.weight_decay) ** sum(trace.steps for trace in traces)
         memory.put({"weight": weight} | ({} if moment is None else {"moment": moment}))
         for e, (mask, own) in enumerate(zip(masks, written, strict=True)):
-            memory.put(self._remember(memory, mask, own, index + e, self._others(model, memory, edits[e])))
+            memory.put(self._remember(model, memory, edits[e], mask, own, index + e))
         return traces
 
     def _written(self, model: "EditedModel", memory: ResidualMemory, mask: Tensor, index: int) -> Tensor:
@@ -258,14 +258,8 @@ class Memoir(Editor):
         lr = self.lr * (gain**2 if self.optimizer == "sgd" else model.entry(memory))
         return lr, None if self.clip is None else self.clip / gain
 
-    def _others(self, model: "EditedModel", memory: ResidualMemory, edit: Edit) -> Tensor | None:
-        """The masks of what an edit asks, asked about other subjects; None where that is not looked at."""
-        prompts = [] if memory.distinct is None else of_others(edit)
-        read = [memory.mask(memory.features(a)) for a, _, _ in model.read(memory, prompts)]
-        return torch.cat(read, dim=1) if read else None
-
     def _remember(
-        self, memory: ResidualMemory, mask: Tensor, written: Tensor, index: int, others: Tensor | None
+        self, model: "EditedModel", memory: ResidualMemory, edit: Edit, mask: Tensor, written: Tensor, index: int
     ) -> dict[str, Tensor]:
         """The index with this edit's masks in it, its prompt's first; the same mask again belongs to the newer edit."""
         known = memory.known(mask[:, :1])
@@ -288,6 +282,8 @@ class Memoir(Editor):
             "threshold": threshold,
         }
         if memory.distinct is not None:
+            read = model.read(memory, of_others(edit))
+            others = [memory.mask(memory.features(a)) for a, _, _ in read]
             found["distinct"] = torch.cat([memory.distinct, memory.distinguished(mask, others)], dim=1)
         if memory.apart:
             found["home"] = torch.cat([memory.home, memory.home.new_full((count,), len(memory.written))])
