@@ -36,6 +36,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "grace": ("grace", {}),
     "wise": ("wise", {}),
     "lemoe": ("lemoe", {}),
+    "lemoe, contrast=0.5": ("lemoe", {"contrast": 0.5}),
+    "neuraldb, contrast=0.5": ("neuraldb", {"contrast": 0.5}),
 }
 OTHERS = 3
 """Rows that are not edited, from which an edit's neighbours of a kind are made."""

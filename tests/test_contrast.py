@@ -1,4 +1,4 @@
-"""Neighbours: what asks the same of another subject is told from a rephrasing (`errata.contrast`, MEMOIR's `contrast`)."""
+"""Neighbours: what asks the same of another subject is told from a rephrasing (`errata.contrast`, methods' `contrast`)."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from errata.contrast import SUBJECTS, name_in, of_others
+from errata.contrast import SUBJECTS, away, name_in, of_others
 from errata.data import load
 from errata.edit import Edit
 from errata.errors import BadOption
 from errata.masks import pack, shared, unpack
 from errata.methods import make, recorded
+from errata.methods.neuraldb import Database
 from errata.model import EditedModel
 from errata.residual_memory import COMMON, ResidualMemory
 from test_method_checks import memory_of, with_options
@@ -110,6 +111,17 @@ def test_shared_counts_features_one_by_one() -> None:
     assert torch.equal(shared(pack(bits[0]), pack(bits[1])), (bits[0] & bits[1]).sum(-1))
 
 
+def test_the_way_to_a_prompt_begins_at_the_others() -> None:
+    own, others = torch.randn(3, 7), torch.randn(16, 3, 7)
+    w, b = away(own, others)
+    torch.testing.assert_close((own * w).sum(-1) - b, torch.ones(3))
+    torch.testing.assert_close((others * w).sum(-1).mean(0) - b, torch.zeros(3), atol=1e-5, rtol=0)
+    w, b = away(own, others[:0])
+    assert torch.equal((torch.randn(3, 7) * w).sum(-1) - b, torch.ones(3))
+    w, b = away(own, own[None])
+    assert w.isfinite().all()
+
+
 def test_every_stored_mask_has_its_distinct_part() -> None:
     for options in ({}, {"prefixed": True}):
         found = memory(made(**options))
@@ -162,6 +174,61 @@ def test_an_older_record_meant_no_contrast() -> None:
 
 
 @pytest.mark.parametrize("contrast", [-0.1, 1.0])
-def test_a_share_is_asked_for(contrast: float) -> None:
-    with pytest.raises(BadOption, match=r"memoir: contrast=.*: a share, in \[0, 1\)"):
-        make("memoir", contrast=contrast)
+@pytest.mark.parametrize("method", ["memoir", "neuraldb", "lemoe"])
+def test_a_share_is_asked_for(method: str, contrast: float) -> None:
+    with pytest.raises(BadOption, match=rf"{method}: contrast=.*: a share, in \[0, 1\)"):
+        make(method, contrast=contrast)
+
+
+# -- methods that store keys -------------------------------------------------------------------------------------------
+
+KEYED = {"neuraldb": {"gamma": 0.4, "steps": 2}, "lemoe": {"feature": "mean", "spill": 0.5, "cushion": 0.0, "steps": 2}}
+"""Those whose gates are cosines, with thresholds that let neighbours in."""
+
+
+def keyed(method: str, *edits: Edit, **options: object) -> EditedModel:
+    model = with_options(method, **(KEYED[method] | options))
+    model.edit_many(edits or EDITS)
+    return model
+
+
+def opened(model: EditedModel, prompt: str) -> bool:
+    return any(told["answers"] for told in model.explain(prompt)["memories"])
+
+
+@pytest.mark.parametrize("method", KEYED)
+def test_keys_tell_neighbours_too(method: str) -> None:
+    loose, told_apart = keyed(method), keyed(method, contrast=0.7)
+    near = [prompt for prompt in NEIGHBOURS if opened(loose, prompt)]
+    assert len(near) >= 2
+    assert not any(opened(told_apart, prompt) for prompt in near)
+    assert all(opened(told_apart, edit.prompt) for edit in EDITS)
+
+
+@pytest.mark.parametrize("method", KEYED)
+def test_what_is_distinct_of_keys_goes_with_them(method: str, tmp_path: Path) -> None:
+    model = keyed(method, contrast=0.5)
+    model.edit(replace(EDITS[0], target="Sondo"))
+    held = {name: memory.tensors() for name, memory in model.memories.items()}
+    found = next(tensors for tensors in held.values() if "ways" in tensors)
+    keys = found.get("prompts", found["keys"])
+    assert found["ways"].shape == keys.shape
+    assert found["starts"].shape == keys.shape[:-1]
+    model.save_pretrained(tmp_path)
+    again = EditedModel.from_pretrained(tmp_path, model.detach(), tokenizer=model.tokens.tokenizer)
+    for name, memory in again.memories.items():
+        for leaf, tensor in memory.tensors().items():
+            assert torch.equal(tensor, held[name][leaf]), leaf
+
+
+@pytest.mark.parametrize("method", KEYED)
+def test_an_edit_about_nothing_is_kept_by_its_key_alone(method: str) -> None:
+    unnamed = [replace(edit, subject=None, prompt=edit.prompt.lower()) for edit in EDITS]
+    model, before = keyed(method, *unnamed, contrast=0.5), keyed(method, *unnamed)
+    for prompt in (*NEIGHBOURS, *(edit.prompt for edit in unnamed)):
+        assert opened(model, prompt) == opened(before, prompt)
+
+
+def test_a_key_at_the_subject_is_kept_without() -> None:
+    found = memory_of(keyed("neuraldb", place="subject", layer=0, contrast=0.5), Database)
+    assert not found.ways.any()

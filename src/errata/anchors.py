@@ -26,9 +26,13 @@ class Anchors(Memory):
     owners: Tensor
     threshold: Tensor
     margin: Tensor
+    ways: Tensor | None
+    starts: Tensor | None
 
-    def __init__(self, site: Site, feature: str, width: int, device: torch.device) -> None:
+    def __init__(self, site: Site, feature: str, width: int, device: torch.device, contrast: float = 0.0) -> None:
+        """`contrast`: how far from other subjects a prompt must be on the way to an edit's; 0 asks for nothing."""
         super().__init__(site)
+        self.contrast = contrast
         self.views, self.embeds = FEATURES[feature], feature == "embedding"
         views, d = len(self.views), site.out_features if self.embeds else site.in_features
         hidden = max(1, d // 4)
@@ -40,6 +44,8 @@ class Anchors(Memory):
         self.register_buffer("owners", torch.zeros(0, dtype=torch.long, device=device))  # ... and its expert, or -1
         self.register_buffer("threshold", torch.full((views,), torch.inf, device=device))
         self.register_buffer("margin", torch.zeros((), device=device))  # least fit of an edit less the threshold
+        self.register_buffer("ways", self.prompts.clone() if contrast else None)  # what is distinct of every edit ...
+        self.register_buffer("starts", torch.zeros(0, views, device=device) if contrast else None)  # ... and from where
         self.irrelevant = torch.zeros(0, views, d, device=device)
         """e of the irrelevant prompts; not stored."""
 
@@ -57,10 +63,11 @@ class Anchors(Memory):
     def fit(self, e: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """How well each prompt fits the expert that is picked for it, the threshold that this must reach, and that expert.
 
-        An expert takes prompts that are nearer to one of its edits than irrelevant prompts are, in some view; of those that
-        take a prompt, that with the highest score is picked. (batch, views, model) -> (batch,), (batch,), (batch,).
+        An expert takes prompts that are nearer to one of its edits than irrelevant prompts are, in some view, and have what
+        is distinct of it; of those that take a prompt, that with the highest score is picked. (batch, views, model) ->
+        (batch,), (batch,), (batch,).
         """
-        near = self.near(e)
+        near = self._of_experts(self._alike(e))
         threshold = self.threshold[:, None].expand_as(near)
         room = (near - threshold) / (1 - threshold).clamp(min=1e-6)
         best = room.max(dim=1)
@@ -72,7 +79,22 @@ class Anchors(Memory):
 
     def near(self, e: Tensor) -> Tensor:
         """The cosine to the nearest edit of each expert, in each view: (batch, views, model) -> (batch, views, experts)."""
-        cosine = torch.einsum("bvd,pvd->bvp", e, self.prompts).where(self.owners >= 0, -1.0)
+        return self._of_experts(self._cosines(e))
+
+    def _cosines(self, e: Tensor) -> Tensor:
+        """The cosine to every edit, -1 of those not in force: (batch, views, model) -> (batch, views, edits)."""
+        return torch.einsum("bvd,pvd->bvp", e, self.prompts).where(self.owners >= 0, -1.0)
+
+    def _alike(self, e: Tensor) -> Tensor:
+        """The same, -1 also where what is distinct of an edit is missing."""
+        cosine = self._cosines(e)
+        if self.ways is None or self.starts is None:
+            return cosine
+        along = torch.einsum("bvd,pvd->bvp", e, self.ways) - self.starts.T
+        return cosine.masked_fill(along < self.contrast, -1.0)
+
+    def _of_experts(self, cosine: Tensor) -> Tensor:
+        """The largest of each expert's edits: (batch, views, edits) -> (batch, views, experts)."""
         experts = self.owners.clamp(min=0).expand_as(cosine)
         return cosine.new_full((*cosine.shape[:2], len(self.keys)), -1.0).scatter_reduce(2, experts, cosine, "amax")
 

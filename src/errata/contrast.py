@@ -51,6 +51,19 @@ def of_others(edit: Edit, others: Sequence[str] = SUBJECTS) -> list[str]:
     return [edit.prompt.replace(subject, other) for other in others if other != subject]
 
 
+def away(own: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+    """What is distinct of a prompt among the same about other subjects: the way w from their mean, and where that is, b.
+
+    x w - b is 0 at the mean of the others and 1 at the prompt itself: (..., width), (others, ..., width) -> (..., width),
+    (...). Without others it is 1 everywhere.
+    """
+    if not len(others):
+        return torch.zeros_like(own), own.new_full(own.shape[:-1], -1.0)
+    gap = own - others.mean(dim=0)
+    w = gap / gap.square().sum(dim=-1, keepdim=True).clamp(min=torch.finfo(gap.dtype).tiny)
+    return w, (own * w).sum(dim=-1) - 1
+
+
 def name_in(prompt: str) -> str | None:
     """The longest run of capitalised words and numbers in a prompt, the last of equals; None where there is none."""
     runs: list[list[str]] = [[]]

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from errata.anchors import FEATURES, Anchors, score
 from errata.calibration import above_irrelevant
+from errata.contrast import away, of_others
 from errata.edit import Edit
 from errata.editor import Editor
 from errata.errors import RoutingError
@@ -110,6 +111,9 @@ class Lemoe(Editor):
     """Calibration: the share of irrelevant prompts that may be nearer to an edit than the threshold."""
     cushion: float = 0.25
     """How far the threshold is from the irrelevant prompts towards the edits, for prompts that are like neither."""
+    contrast: float = 0.0
+    """How far what the router sees must be on the way from the mean of an edit's prompt about other subjects, 0,
+    to the edit's own, 1, so that neighbours are left alone. The paper asks for nothing (0)."""
     end: bool = True
     """Whether the end of the text is learnt with the target, so that the model says it and stops."""
     loss: float = 0.02
@@ -121,13 +125,13 @@ class Lemoe(Editor):
         self.check(self.feature in FEATURES, f"feature {self.feature!r}: one of {', '.join(FEATURES)}")
         self.check(0 <= self.spill < 1, f"spill={self.spill}: a share, in [0, 1)")
         self.check(0 <= self.cushion < 1, f"cushion={self.cushion}: a share, in [0, 1)")
+        self.check(0 <= self.contrast < 1, f"contrast={self.contrast}: a share, in [0, 1)")
 
     def prepare(self, model: "EditedModel") -> None:
         """No experts; the router beside the FFN or the input embedding, the experts beside the FFN."""
         site = _ffn(model, model.site(self))
-        anchors = Anchors(
-            _words(model) if self.feature == "embedding" else site, self.feature, self.router, model.device
-        )
+        read = _words(model) if self.feature == "embedding" else site
+        anchors = Anchors(read, self.feature, self.router, model.device, self.contrast)
         experts = Experts(site, self.width, model.device)
         model.install(ANCHORS, anchors)
         model.install(self.name, experts)
@@ -149,7 +153,7 @@ class Lemoe(Editor):
         batches = self.order(model, edits).batches if len(edits) > self.batch else (tuple(range(len(edits))),)
         prompts = self.points(model, edits)
         owners = anchors.owners.new_full((len(edits),), -1)
-        anchors.put({
+        anchors.put(self._distinct(model, anchors, edits, prompts) | {
             "prompts": torch.cat([anchors.prompts, prompts]),
             "owners": torch.cat([anchors.owners, owners]),
         })  # fmt: skip
@@ -166,6 +170,17 @@ class Lemoe(Editor):
         anchors = model.memories[ANCHORS]
         assert isinstance(anchors, Anchors)
         return self._embedded(model, anchors, [edit.prompt for edit in edits])
+
+    def _distinct(
+        self, model: "EditedModel", anchors: Anchors, edits: Sequence[Edit], prompts: Tensor
+    ) -> dict[str, Tensor]:
+        """What is distinct of edits, whose `prompts` look so to the router, beside that of earlier ones."""
+        if anchors.ways is None or anchors.starts is None:
+            return {}
+        others = [self._embedded(model, anchors, of_others(edit)) for edit in edits]
+        found = [away(own, other) for own, other in zip(prompts, others, strict=True)]
+        ways, starts = (torch.stack(some) for some in zip(*found, strict=True))
+        return {"ways": torch.cat([anchors.ways, ways]), "starts": torch.cat([anchors.starts, starts])}
 
     def _learn(self, model: "EditedModel", new: Sequence[int], t: int) -> Trace:
         """Train expert t, its key and its projection on these edits of the history and on those it has learned before."""
@@ -225,7 +240,8 @@ class Lemoe(Editor):
 
     def _embedded(self, model: "EditedModel", anchors: Anchors, prompts: Sequence[str]) -> Tensor:
         """e of prompts: (prompts, views, model)."""
-        return torch.cat([anchors.embedding(a, y) for a, y, _ in model.read(anchors, prompts)])
+        none = anchors.centre.new_zeros(0, *anchors.centre.shape)
+        return torch.cat([none, *(anchors.embedding(a, y) for a, y, _ in model.read(anchors, prompts))])
 
 
 def _ffn(model: "EditedModel", site: Site) -> Site:

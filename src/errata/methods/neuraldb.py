@@ -15,12 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from errata.contrast import away, of_others
 from errata.edit import Edit
 from errata.fitting import Trace, fit
 from errata.locate import LocateThenEdit
 from errata.memory import Gated, add
 from errata.objective import target_nll
-from errata.routing import Decision, decide_nearest
+from errata.routing import Decision, decide_nearest, last_true
 from errata.sites import Site
 
 if TYPE_CHECKING:
@@ -28,34 +29,49 @@ if TYPE_CHECKING:
 
 SAME = 1 - 1e-4
 """The cosine from which two keys are one: a later edit at the same key takes its place."""
+NEVER = -2.0
+"""Less than any cosine: of what is not to be found."""
 
 
 class Database(Gated):
-    """Keys k (n, ff) of length 1, residuals r (n, model), and gamma; n is the number of different keys."""
+    """Keys k (n, ff) of length 1, residuals r (n, model), and gamma; n is the number of different keys.
+
+    `ways` (n, ff) and `starts` (n,), where there are any, are what is distinct of each key among those of other subjects.
+    """
 
     keys: Tensor
+    ways: Tensor | None
+    starts: Tensor | None
     residuals: Tensor
     owners: Tensor
     noise: Tensor
     gamma: Tensor
 
-    def __init__(self, site: Site, device: torch.device | None = None) -> None:
+    def __init__(self, site: Site, device: torch.device | None = None, contrast: float = 0.0) -> None:
+        """`contrast`: how far from other subjects a key must be on the way to a stored one; 0 asks for nothing."""
         super().__init__(site)
+        self.contrast = contrast
         self.register_buffer("keys", torch.zeros(0, site.in_features, device=device))
+        self.register_buffer("ways", self.keys.clone() if contrast else None)
+        self.register_buffer("starts", torch.zeros(0, device=device) if contrast else None)
         self.register_buffer("residuals", torch.zeros(0, site.out_features, device=device))
         self.register_buffer("owners", torch.zeros(0, dtype=torch.long, device=device))
         self.register_buffer("noise", torch.zeros(0, device=device))  # the best cosine of each irrelevant prompt so far
         self.register_buffer("gamma", torch.ones((), device=device))
 
     def cosines(self, a: Tensor) -> Tensor:
-        """The cosine with each key: (..., ff) -> (..., n)."""
-        return F.normalize(a.to(self.keys.dtype), dim=-1) @ self.keys.T
+        """The cosine with each key, or `NEVER` where what is distinct of it is missing: (..., ff) -> (..., n)."""
+        x = F.normalize(a.to(self.keys.dtype), dim=-1)
+        cosines = x @ self.keys.T
+        if self.ways is None or self.starts is None:
+            return cosines
+        return cosines.masked_fill(x @ self.ways.T - self.starts < self.contrast, NEVER)
 
     def decide(self, a: Tensor, y: Tensor) -> Decision:
         """A row is answered when the key of any of its prompt tokens is near enough to a stored one."""
         if len(self.keys) == 0:
             return Decision(torch.zeros(len(a), dtype=torch.bool, device=a.device), anywhere=False)
-        cosines = self.cosines(a).masked_fill(~self.routing.prompt[..., None], -1)
+        cosines = self.cosines(a).masked_fill(~self.routing.prompt[..., None], NEVER)
         return decide_nearest(cosines.amax(dim=1), self.gamma)
 
     def correct(self, a: Tensor, y: Tensor, decision: Decision) -> Tensor:
@@ -87,15 +103,19 @@ class NeuralDB(LocateThenEdit):
     bare prompt, which it meets exactly."""
     spill: float = 0.005
     """Calibration: the share of irrelevant prompts that may be answered by mistake."""
+    contrast: float = 0.0
+    """How far a key must be on the way from the mean of the same prompt about other subjects, 0, to the stored one, 1, so
+    that neighbours are left alone; of edits at the end of the prompt. The paper asks for nothing (0)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check(0 <= self.spill < 1, f"spill={self.spill}: a share, in [0, 1)")
         self.check(self.gamma is None or -1 <= self.gamma <= 1, f"gamma={self.gamma}: a cosine, in [-1, 1]")
+        self.check(0 <= self.contrast < 1, f"contrast={self.contrast}: a share, in [0, 1)")
 
     def prepare(self, model: "EditedModel") -> None:
         """An empty database."""
-        model.install(self.name, Database(model.site(self), model.device))
+        model.install(self.name, Database(model.site(self), model.device, self.contrast))
 
     def edit(self, model: "EditedModel", edits: Sequence[Edit]) -> Trace:
         """Find the residual of each edit at its key, and store both."""
@@ -108,23 +128,31 @@ class NeuralDB(LocateThenEdit):
         held = memory.tensors()
         # A token takes one residual, that of its nearest key; so this one is found as if there were no others.
         memory.put(held | {"keys": held["keys"][:0]})
-        _, value = self.located(model, memory, edit, target_nll, fit)
+        fact, value = self.located(model, memory, edit, target_nll, fit)
         memory.put(held)
         k = F.normalize(value.keys, dim=-1)
-        memory.put(
-            self._remember(model, memory, F.normalize(k.mean(0) if self.averaged else k[0], dim=-1), value.delta, index)
-        )
+        k = F.normalize(k.mean(0) if self.averaged else k[0], dim=-1)
+        at_end = bool(fact.places[0] == last_true(fact.rows.prompt)[0])
+        memory.put(self._remember(model, memory, k, value.delta, index, of_others(edit) if at_end else []))
         return value.trace
 
-    def _remember(self, model: "EditedModel", memory: Database, k: Tensor, r: Tensor, index: int) -> dict[str, Tensor]:
-        """The database with this edit in it; the same key again belongs to the newer edit."""
+    def _remember(
+        self, model: "EditedModel", memory: Database, k: Tensor, r: Tensor, index: int, others: Sequence[str]
+    ) -> dict[str, Tensor]:
+        """The database with this edit in it; the same key again belongs to the newer edit. `others`: other subjects'."""
         other = memory.keys @ k < SAME
         states = model.irrelevant_states(memory)
         cosines = F.normalize(states.states, dim=-1) @ k
         best = torch.full((states.prompts,), -1.0, device=k.device).scatter_reduce(0, states.row, cosines, "amax")
         noise = torch.maximum(memory.noise, best) if len(memory.noise) else best
         gamma = self.gamma if self.gamma is not None else torch.quantile(noise, 1 - self.spill) + 1e-6
-        return {
+        told = {}
+        if memory.ways is not None and memory.starts is not None:
+            read = [model.routing.last_of_prompt(a) for a, _, _ in model.read(memory, others)]
+            way, start = away(k, F.normalize(torch.cat([k.new_zeros(0, len(k)), *read]), dim=-1))
+            told["ways"] = torch.cat([memory.ways[other], way[None]])
+            told["starts"] = torch.cat([memory.starts[other], start[None]])
+        return told | {
             "keys": torch.cat([memory.keys[other], k[None]]),
             "residuals": torch.cat([memory.residuals[other], r[None].to(memory.residuals)]),
             "owners": torch.cat([memory.owners[other], torch.tensor([index], device=k.device)]),
