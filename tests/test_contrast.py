@@ -203,6 +203,11 @@ def test_keys_tell_neighbours_too(method: str) -> None:
     assert len(near) >= 2
     assert not any(opened(told_apart, prompt) for prompt in near)
     assert all(opened(told_apart, edit.prompt) for edit in EDITS)
+    told, before = (model.explain(near[0])["memories"][0] for model in (told_apart, loose))
+    assert told["why"] == "asks about another subject than the nearest edit does"
+    assert told["score"] == before["score"]
+    assert told["threshold"] == 1
+    assert told.get("nearest") == before.get("nearest")
 
 
 @pytest.mark.parametrize("method", KEYED)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from errata.memory import Memory
-from errata.routing import Decision, decide
+from errata.routing import Decision, decide, kept_out
 from errata.sites import Site
 
 FEATURES = {"any": ("mean", "last"), "mean": ("mean",), "last": ("last",), "embedding": ("mean",)}
@@ -58,7 +58,9 @@ class Anchors(Memory):
         """The expert of each row, or none."""
         if len(self.keys) == 0:
             return Decision(torch.zeros(len(y), dtype=torch.bool, device=y.device), anywhere=False)
-        return decide(*self.fit(self.embedding(a, y)))
+        e = self.embedding(a, y)
+        told = decide(*self.fit(e))
+        return told if self.ways is None else kept_out(told, decide(*self._fit(e, self.near(e))))
 
     def fit(self, e: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """How well each prompt fits the expert that is picked for it, the threshold that this must reach, and that expert.
@@ -67,7 +69,10 @@ class Anchors(Memory):
         is distinct of it; of those that take a prompt, that with the highest score is picked. (batch, views, model) ->
         (batch,), (batch,), (batch,).
         """
-        near = self._of_experts(self._alike(e))
+        return self._fit(e, self._of_experts(self._alike(e)))
+
+    def _fit(self, e: Tensor, near: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The same, given how near prompts are to each expert: (batch, views, model), (batch, views, experts)."""
         threshold = self.threshold[:, None].expand_as(near)
         room = (near - threshold) / (1 - threshold).clamp(min=1e-6)
         best = room.max(dim=1)

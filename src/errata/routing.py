@@ -60,6 +60,23 @@ def decide_best(scores: Tensor, picks: Tensor, threshold: Tensor) -> Decision:
     return decide(scores[:, 0], threshold, picks[:, 0])._replace(near=(scores, picks))
 
 
+def kept_out(decision: Decision, without: Decision) -> Decision:
+    """A decision by cosines that tells subjects apart, which says so of the rows that `without` it would be answered.
+
+    Their scores and nearest edits are those of `without`; at a threshold of 1, the cosine of the edit's own prompt alone.
+    """
+    other = without.rows & ~decision.rows
+    assert decision.score is not None
+    assert decision.threshold is not None
+    assert without.score is not None
+    score, threshold = without.score.where(other, decision.score), decision.threshold.where(~other, 1.0)
+    told = decision._replace(score=score, threshold=threshold, other=other)
+    if decision.near is None or without.near is None:
+        return told
+    scores, picks = (new.where(other[:, None], old) for new, old in zip(without.near, decision.near, strict=True))
+    return told._replace(near=(scores, picks), pick=picks[:, 0])
+
+
 class Routing:
     """The routing state of one model. Fed by `observe`, a forward pre-hook on the model's root."""
 

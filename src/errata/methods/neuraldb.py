@@ -21,7 +21,7 @@ from errata.fitting import Trace, fit
 from errata.locate import LocateThenEdit
 from errata.memory import Gated, add
 from errata.objective import target_nll
-from errata.routing import Decision, decide_nearest, last_true
+from errata.routing import Decision, decide_nearest, kept_out, last_true
 from errata.sites import Site
 
 if TYPE_CHECKING:
@@ -60,25 +60,33 @@ class Database(Gated):
         self.register_buffer("gamma", torch.ones((), device=device))
 
     def cosines(self, a: Tensor) -> Tensor:
-        """The cosine with each key, or `NEVER` where what is distinct of it is missing: (..., ff) -> (..., n)."""
-        x = F.normalize(a.to(self.keys.dtype), dim=-1)
-        cosines = x @ self.keys.T
+        """The cosine with each key: (..., ff) -> (..., n)."""
+        return F.normalize(a.to(self.keys.dtype), dim=-1) @ self.keys.T
+
+    def alike(self, a: Tensor) -> Tensor:
+        """The same, `NEVER` where what is distinct of a key is missing."""
         if self.ways is None or self.starts is None:
-            return cosines
-        return cosines.masked_fill(x @ self.ways.T - self.starts < self.contrast, NEVER)
+            return self.cosines(a)
+        along = F.normalize(a.to(self.keys.dtype), dim=-1) @ self.ways.T - self.starts
+        return self.cosines(a).masked_fill(along < self.contrast, NEVER)
 
     def decide(self, a: Tensor, y: Tensor) -> Decision:
         """A row is answered when the key of any of its prompt tokens is near enough to a stored one."""
         if len(self.keys) == 0:
             return Decision(torch.zeros(len(a), dtype=torch.bool, device=a.device), anywhere=False)
-        cosines = self.cosines(a).masked_fill(~self.routing.prompt[..., None], NEVER)
-        return decide_nearest(cosines.amax(dim=1), self.gamma)
+        told = self._nearest(self.alike(a))
+        return told if self.ways is None else kept_out(told, self._nearest(self.cosines(a)))
+
+    def _nearest(self, cosines: Tensor) -> Decision:
+        """Which rows have a prompt token that is near enough: (batch, seq, n)."""
+        best = cosines.masked_fill(~self.routing.prompt[..., None], NEVER).amax(dim=1)
+        return decide_nearest(best, self.gamma)
 
     def correct(self, a: Tensor, y: Tensor, decision: Decision) -> Tensor:
         """y + r_j at the prompt tokens whose key is near enough to k_j. Never while decoding."""
         if self.routing.decoding:
             return y
-        cosines, index = self.cosines(a).max(dim=-1)
+        cosines, index = self.alike(a).max(dim=-1)
         near = (cosines >= self.gamma) & self.routing.prompt
         return torch.where(near[..., None], add(y, self.residuals[index]), y)
 
