@@ -65,9 +65,9 @@ class Anchors(Memory):
     def fit(self, e: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """How well each prompt fits the expert that is picked for it, the threshold that this must reach, and that expert.
 
-        An expert takes prompts that are nearer to one of its edits than irrelevant prompts are, in some view, and have what
-        is distinct of it; of those that take a prompt, that with the highest score is picked. (batch, views, model) ->
-        (batch,), (batch,), (batch,).
+        An expert takes prompts that are nearer to one of its edits than irrelevant prompts are, in some view in which they
+        have what is distinct of the nearest edit; of those that take a prompt, that with the highest score is picked.
+        (batch, views, model) -> (batch,), (batch,), (batch,).
         """
         return self._fit(e, self._of_experts(self._alike(e)))
 
@@ -91,12 +91,13 @@ class Anchors(Memory):
         return torch.einsum("bvd,pvd->bvp", e, self.prompts).where(self.owners >= 0, -1.0)
 
     def _alike(self, e: Tensor) -> Tensor:
-        """The same, -1 also where what is distinct of an edit is missing."""
+        """The same, -1 throughout in a view in which what is distinct of the nearest edit is missing."""
         cosine = self._cosines(e)
         if self.ways is None or self.starts is None:
             return cosine
-        along = torch.einsum("bvd,pvd->bvp", e, self.ways) - self.starts.T
-        return cosine.masked_fill(along < self.contrast, -1.0)
+        nearest, view = cosine.argmax(dim=-1), torch.arange(len(self.views), device=e.device)
+        along = (e * self.ways[nearest, view]).sum(dim=-1) - self.starts[nearest, view]
+        return cosine.masked_fill((along < self.contrast)[..., None], -1.0)
 
     def _of_experts(self, cosine: Tensor) -> Tensor:
         """The largest of each expert's edits: (batch, views, edits) -> (batch, views, experts)."""

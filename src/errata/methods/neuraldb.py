@@ -64,11 +64,13 @@ class Database(Gated):
         return F.normalize(a.to(self.keys.dtype), dim=-1) @ self.keys.T
 
     def alike(self, a: Tensor) -> Tensor:
-        """The same, `NEVER` where what is distinct of a key is missing."""
+        """The same, `NEVER` of tokens that lack what is distinct of their nearest key."""
+        cosines = self.cosines(a)
         if self.ways is None or self.starts is None:
-            return self.cosines(a)
-        along = F.normalize(a.to(self.keys.dtype), dim=-1) @ self.ways.T - self.starts
-        return self.cosines(a).masked_fill(along < self.contrast, NEVER)
+            return cosines
+        nearest = cosines.argmax(dim=-1)
+        along = (F.normalize(a.to(self.keys.dtype), dim=-1) * self.ways[nearest]).sum(dim=-1) - self.starts[nearest]
+        return cosines.masked_fill((along < self.contrast)[..., None], NEVER)
 
     def decide(self, a: Tensor, y: Tensor) -> Decision:
         """A row is answered when the key of any of its prompt tokens is near enough to a stored one."""
