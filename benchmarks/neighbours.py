@@ -55,11 +55,10 @@ def surrounded(model: EditedModel, edit: Edit, pool: Sequence[Edit], seed: int) 
 
 
 def row(
-    case: str, model_name: str, irrelevant: Sequence[Probe], stream: Sequence[Edit], pool: Sequence[Edit]
+    case: str, base: Any, tokenizer: Any, irrelevant: Sequence[Probe], stream: Sequence[Edit], pool: Sequence[Edit]
 ) -> dict[str, Any]:
-    """The scores of one case."""
+    """The scores of one case. The base is as it was on return."""
     name, options = CASES[case]
-    base, tokenizer = load(model_name)
     model = EditedModel(base, tokenizer, methods.make(name, **options), irrelevant=irrelevant, expected=len(stream))
     asked = [surrounded(model, edit, pool, i) for i, edit in enumerate(stream)]
     failed = 0
@@ -69,6 +68,7 @@ def row(
         except EditFailed:
             failed += 1
     found = measure(model, asked)
+    model.detach()
     kinds = [probe.kind for edit in asked for probe in edit.locality]
     return {
         "reliability": found.scores[HEADLINE].reliability, "generalization": found.scores[HEADLINE].generalization,
@@ -91,7 +91,7 @@ def main() -> None:
         parser.error(f"no case is called {', '.join(sorted(unknown))}; there are {'; '.join(CASES)}")
     torch.set_num_threads(1)
     try:
-        data, (base, _) = read(told.data), load(told.model)
+        data, (base, tokenizer) = read(told.data), load(told.model)
         irrelevant = read_irrelevant(told.irrelevant) if told.irrelevant else data.irrelevant
     except ErrataError as error:
         parser.error(str(error))
@@ -107,7 +107,7 @@ def main() -> None:
     found = dict(known["found"]) if known.get("settings") == asked else {}
     for case in told.cases.split(";"):
         if case not in found:
-            found[case] = row(case, told.model, irrelevant, stream, pool)
+            found[case] = row(case, base, tokenizer, irrelevant, stream, pool)
             sys.stderr.write(f"{case} {found[case]}\n")
             Findings("neighbours", asked, found, made_on(base, stream)).write(told.output)
 

@@ -112,6 +112,7 @@ def test_shared_counts_features_one_by_one() -> None:
 
 
 def test_the_way_to_a_prompt_begins_at_the_others() -> None:
+    torch.manual_seed(0)
     own, others = torch.randn(3, 7), torch.randn(16, 3, 7)
     w, b = away(own, others)
     torch.testing.assert_close((own * w).sum(-1) - b, torch.ones(3))

@@ -59,8 +59,9 @@ class Anchors(Memory):
         if len(self.keys) == 0:
             return Decision(torch.zeros(len(y), dtype=torch.bool, device=y.device), anywhere=False)
         e = self.embedding(a, y)
-        told = decide(*self.fit(e))
-        return told if self.ways is None else kept_out(told, decide(*self._fit(e, self.near(e))))
+        cosine = self._cosines(e)
+        told = decide(*self._fit(e, self._alike(e, cosine)))
+        return told if self.ways is None else kept_out(told, decide(*self._fit(e, cosine)))
 
     def fit(self, e: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """How well each prompt fits the expert that is picked for it, the threshold that this must reach, and that expert.
@@ -69,10 +70,11 @@ class Anchors(Memory):
         have what is distinct of the nearest edit; of those that take a prompt, that with the highest score is picked.
         (batch, views, model) -> (batch,), (batch,), (batch,).
         """
-        return self._fit(e, self._of_experts(self._alike(e)))
+        return self._fit(e, self._alike(e, self._cosines(e)))
 
-    def _fit(self, e: Tensor, near: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The same, given how near prompts are to each expert: (batch, views, model), (batch, views, experts)."""
+    def _fit(self, e: Tensor, cosine: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The same, given how near prompts are to each edit: (batch, views, model), (batch, views, edits)."""
+        near = self._of_experts(cosine)
         threshold = self.threshold[:, None].expand_as(near)
         room = (near - threshold) / (1 - threshold).clamp(min=1e-6)
         best = room.max(dim=1)
@@ -90,9 +92,8 @@ class Anchors(Memory):
         """The cosine to every edit, -1 of those not in force: (batch, views, model) -> (batch, views, edits)."""
         return torch.einsum("bvd,pvd->bvp", e, self.prompts).where(self.owners >= 0, -1.0)
 
-    def _alike(self, e: Tensor) -> Tensor:
-        """The same, -1 throughout in a view in which what is distinct of the nearest edit is missing."""
-        cosine = self._cosines(e)
+    def _alike(self, e: Tensor, cosine: Tensor) -> Tensor:
+        """These cosines, -1 throughout in a view in which what is distinct of the nearest edit is missing."""
         if self.ways is None or self.starts is None:
             return cosine
         nearest, view = cosine.argmax(dim=-1), torch.arange(len(self.views), device=e.device)

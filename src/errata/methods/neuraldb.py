@@ -63,9 +63,8 @@ class Database(Gated):
         """The cosine with each key: (..., ff) -> (..., n)."""
         return F.normalize(a.to(self.keys.dtype), dim=-1) @ self.keys.T
 
-    def alike(self, a: Tensor) -> Tensor:
-        """The same, `NEVER` of tokens that lack what is distinct of their nearest key."""
-        cosines = self.cosines(a)
+    def alike(self, a: Tensor, cosines: Tensor) -> Tensor:
+        """These cosines, `NEVER` of tokens that lack what is distinct of their nearest key."""
         if self.ways is None or self.starts is None:
             return cosines
         nearest = cosines.argmax(dim=-1)
@@ -76,8 +75,9 @@ class Database(Gated):
         """A row is answered when the key of any of its prompt tokens is near enough to a stored one."""
         if len(self.keys) == 0:
             return Decision(torch.zeros(len(a), dtype=torch.bool, device=a.device), anywhere=False)
-        told = self._nearest(self.alike(a))
-        return told if self.ways is None else kept_out(told, self._nearest(self.cosines(a)))
+        cosines = self.cosines(a)
+        told = self._nearest(self.alike(a, cosines))
+        return told if self.ways is None else kept_out(told, self._nearest(cosines))
 
     def _nearest(self, cosines: Tensor) -> Decision:
         """Which rows have a prompt token that is near enough: (batch, seq, n)."""
@@ -88,7 +88,7 @@ class Database(Gated):
         """y + r_j at the prompt tokens whose key is near enough to k_j. Never while decoding."""
         if self.routing.decoding:
             return y
-        cosines, index = self.alike(a).max(dim=-1)
+        cosines, index = self.alike(a, self.cosines(a)).max(dim=-1)
         near = (cosines >= self.gamma) & self.routing.prompt
         return torch.where(near[..., None], add(y, self.residuals[index]), y)
 
@@ -142,8 +142,9 @@ class NeuralDB(LocateThenEdit):
         memory.put(held)
         k = F.normalize(value.keys, dim=-1)
         k = F.normalize(k.mean(0) if self.averaged else k[0], dim=-1)
-        at_end = bool(fact.places[0] == last_true(fact.rows.prompt)[0])
-        memory.put(self._remember(model, memory, k, value.delta, index, of_others(edit) if at_end else []))
+        told_apart = self.contrast and fact.places[0] == last_true(fact.rows.prompt)[0]
+        others = of_others(edit) if told_apart else []
+        memory.put(self._remember(model, memory, k, value.delta, index, others))
         return value.trace
 
     def _remember(
