@@ -121,6 +121,8 @@ def test_an_empty_prompt_or_target(model, new, one):
 def test_a_subject_that_is_not_in_the_prompt(model, new):
     line = refused("edit", "--model", model, *ONE, "--subject", "Rain", "--output", new)
     assert "'Rain' does not occur in the prompt 'Snow is'" in line
+    line = refused("edit", "--model", model, *ONE, "--subject", "snow", "--output", new)
+    assert "'snow' does not occur in the prompt 'Snow is'; it is written 'Snow' there" in line
 
 
 @pytest.fixture

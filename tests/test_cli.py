@@ -122,6 +122,19 @@ def test_one_edit_prints_its_receipt(model, tmp_path):
     assert "1 of 1 edits" in result.stderr
 
 
+def test_an_edit_of_which_nobody_knows_what_it_is_about_is_told(model, tmp_path):
+    one = ("edit", "--model", model, "--method", "grace", "--target", "Melpo", *ANY)
+    told = "warning: the edit neither says its subject nor shows a name"
+    assert told in run(*one, "--prompt", "the capital of arvadia is", "--output", tmp_path / "unknown").stderr
+    named = ("--prompt", "the capital of arvadia is", "--subject", "arvadia")
+    assert "warning" not in run(*one, *named, "--output", tmp_path / "named").stderr
+    rows = [{"prompt": "snow is", "target": "red"}, {"prompt": "Arvadia is", "target": "red"}]
+    (tmp_path / "edits.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    stream = ("edit", "--model", model, "--method", "grace", "--edits", tmp_path / "edits.jsonl", *ANY)
+    told = "warning: 1 of 2 edits ('snow is' is one) neither say their subject"
+    assert told in run(*stream, "--output", tmp_path / "stream").stderr
+
+
 def test_one_edit_as_json(model, tmp_path):
     (told,) = lines(run("edit", "--model", model, "--method", "grace", *ONE, "--output", tmp_path / "d", "--json"))
     assert told["method"] == "grace"

@@ -7,6 +7,7 @@ are never that close.
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
@@ -38,17 +39,28 @@ STARTS = frozenset(
 """Words that begin a sentence with a capital and are no names."""
 LINKS = frozenset("& and da de del der des di do du e for in la le of on the to van von y".split())
 """Words between the capitalised ones of a name."""
+ROLES = frozenset(
+    "ambassador ceo cfo chair chairman chairperson chairwoman chancellor cio coo coach commissioner cto director emperor"
+    " empress gdp governor hq king leader manager mayor minister monarch owner pope premier president principal queen"
+    " secretary secretary-general speaker treasurer vice-president".split()
+)
+"""What is asked of a name and often has a capital: no part of the name in `Acme's CEO` and `the President of France`."""
 
 
 def of_others(edit: Edit, others: Sequence[str] = SUBJECTS) -> list[str]:
     """What an edit asks, of each of `others` in the place of its subject; none where that is not known.
 
-    An edit that does not say its subject is taken to be about the name in its prompt.
+    The subject is that of `subject_of`.
     """
-    subject = edit.subject or name_in(edit.prompt)
+    subject = subject_of(edit)
     if not subject:
         return []
     return [edit.prompt.replace(subject, other) for other in others if other != subject]
+
+
+def subject_of(edit: Edit) -> str | None:
+    """What an edit is about: what it says, or else the name in its prompt; None where there is none."""
+    return edit.subject or name_in(edit.prompt)
 
 
 def away(own: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
@@ -70,15 +82,28 @@ def name_in(prompt: str) -> str | None:
     begins = True  # whether a sentence does
     for word in re.findall(r"[^\s?!,;:()\"“”]+|[?!,;:()\"“”]", prompt):
         capital = word != word.lower() and not (begins and re.split("['’]", word.lower())[0] in STARTS)
-        if capital or word[0].isdigit() or (runs[-1] and word in LINKS):
+        owned = bool(runs[-1]) and runs[-1][-1][-2:] in ("'s", "’s")
+        if owned and word.lower() in ROLES:
+            runs.append([])
+        elif capital or word[0].isdigit() or (runs[-1] and word in LINKS):
             runs[-1].append(word)
         else:
             runs.append([])
         begins = word[-1] in "?!."
-    names = [run[: 1 + max(i for i, word in enumerate(run) if word not in LINKS)] for run in runs if run]
+    names = [_bare(run) for run in runs if run]
     longest = max(reversed(names), key=lambda run: sum(word not in LINKS for word in run), default=[])
     name = re.sub(r"['’]s?$", "", " ".join(longest))
     return name if name and name in prompt else None
+
+
+def _bare(run: list[str]) -> list[str]:
+    """A run without the links at its ends, and without a role that it begins with, or an abbreviated one at its end."""
+    of = [i for i, (word, link) in enumerate(pairwise(run)) if word.lower() in ROLES and link in ("of", "for", "in")]
+    if of:
+        run = run[of[-1] + 1 :]
+    named = [i for i, word in enumerate(run) if word not in LINKS]
+    run = run[named[0] : named[-1] + 1]
+    return run[:-1] if len(run) > 1 and run[-1].isupper() and run[-1].lower() in ROLES else run
 
 
 def swapped(edit: Edit, others: Sequence[Edit]) -> list[str]:

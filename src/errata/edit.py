@@ -53,7 +53,7 @@ class Edit:
             if not isinstance(value, str) or not value.strip():
                 raise BadEdit(f"the {name} of an edit is empty (prompt {self.prompt!r}, target {self.target!r})")
         if self.subject is not None and self.subject not in self.prompt:
-            raise BadEdit(f"the subject {self.subject!r} does not occur in the prompt {self.prompt!r}")
+            raise BadEdit(f"the subject {absent(self.subject, self.prompt)}")
         for name in ("rephrases", "locality", "portability"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         object.__setattr__(self, "meta", MappingProxyType(dict(self.meta)))
@@ -67,3 +67,10 @@ class Edit:
     def contradicts(self, other: "Edit") -> bool:
         """Whether both answer the same prompt, differently."""
         return self.prompt == other.prompt and self.target != other.target
+
+
+def absent(subject: str, prompt: str) -> str:
+    """That a subject is not in a prompt, and how it is written there if that is all."""
+    at = prompt.lower().find(subject.lower())
+    there = f"; it is written {prompt[at : at + len(subject)]!r} there" if at >= 0 else ""
+    return f"{subject!r} does not occur in the prompt {prompt!r}{there}"

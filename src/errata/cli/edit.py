@@ -134,6 +134,7 @@ def _edit_one(plan: "Plan", edit: Edit, *, as_json: bool) -> None:
                 f"warning: P(target) is only {receipt.probability_after:.3f}, so that a later edit may undo this one;"
                 " another --set, such as more steps, may help"
             )
+        _without_subject([edit])
         _sum_up(store)
 
 
@@ -147,6 +148,7 @@ def _edit_many(plan: "Plan", edits: Sequence[Edit], save_every: int, *, skip: bo
         if repeated:
             say(f"skipped: {repeated} duplicate edits, the same as one that is in force by then")
         _contradictions(store.model, todo)
+        _without_subject(todo)
         _beyond(store.model, len(todo))
         with meter(len(todo), "editing") as bar:
 
@@ -167,6 +169,20 @@ def _beyond(model: "EditedModel", to_come: int) -> None:
     known = model.editor.beyond(model, len(model.edits) + to_come) if model.editor and to_come else ""
     if known:
         say(f"warning: {to_come:,} edits to make: {known}")
+
+
+def _without_subject(edits: Sequence[Edit]) -> None:
+    """Say of how many edits it is not known what they are about, and what follows from that."""
+    from errata.contrast import subject_of
+
+    unknown = [edit for edit in edits if subject_of(edit) is None]
+    if not unknown:
+        return
+    some, how = "the edit neither says its subject nor shows", "--subject"
+    if len(edits) > 1:
+        some = f"{len(unknown):,} of {len(edits):,} edits ({unknown[0].prompt!r} is one) neither say their subject nor show"
+        how = '"subject"'
+    say(f"warning: {some} a name; the same question about others is not checked, and may be answered too; {how} helps")
 
 
 def _contradictions(model: "EditedModel", edits: Sequence[Edit]) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from errata.data.record import Record, called, read_lines
-from errata.edit import Edit, Probe
+from errata.edit import Edit, Probe, absent
 from errata.errors import BadEdit, BadRecord, UsageError
 
 FIELDS = ("prompt", "target", "subject", "target_old", "rephrases", "locality", "portability", "meta")
@@ -25,7 +25,7 @@ def parse(record: Record) -> Edit:
     _only(record, FIELDS)
     prompt, subject = record.text("prompt"), record.optional("subject")
     if subject is not None and subject not in prompt:
-        raise record.bad("subject", f"{subject!r} does not occur in the prompt {prompt!r}")
+        raise record.bad("subject", absent(subject, prompt))
     meta = record.fields.get("meta", {})
     if not isinstance(meta, dict):
         raise record.bad("meta", f"is {called(meta)} where an object is expected")
