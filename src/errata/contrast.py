@@ -40,11 +40,14 @@ STARTS = frozenset(
 LINKS = frozenset("& and da de del der des di do du e for in la le of on the to van von y".split())
 """Words between the capitalised ones of a name."""
 ROLES = frozenset(
-    "ambassador ceo cfo chair chairman chairperson chairwoman chancellor cio coo coach commissioner cto director emperor"
-    " empress gdp governor hq king leader manager mayor minister monarch owner pope premier president principal queen"
-    " secretary secretary-general speaker treasurer vice-president".split()
+    "ambassador ceo cfo chair chairman chairperson chairwoman chancellor chief cio coach commissioner coo cto deputy"
+    " director emperor empress executive gdp general governor hq king leader manager mayor minister monarch officer owner"
+    " pope premier president prime principal queen secretary secretary-general speaker staff treasurer vice"
+    " vice-president".split()
 )
 """What is asked of a name and often has a capital: no part of the name in `Acme's CEO` and `the President of France`."""
+NAMES = frozenset("general king pope principal queen".split())
+"""Roles that end names, too: `Stephen King`, `Attorney General`."""
 
 
 def of_others(edit: Edit, others: Sequence[str] = SUBJECTS) -> list[str]:
@@ -90,20 +93,24 @@ def name_in(prompt: str) -> str | None:
         else:
             runs.append([])
         begins = word[-1] in "?!."
-    names = [_bare(run) for run in runs if run]
+    names = [bare for run in runs if (bare := _bare(run))] or [run for run in runs if run]
     longest = max(reversed(names), key=lambda run: sum(word not in LINKS for word in run), default=[])
     name = re.sub(r"['’]s?$", "", " ".join(longest))
     return name if name and name in prompt else None
 
 
 def _bare(run: list[str]) -> list[str]:
-    """A run without the links at its ends, and without a role that it begins with, or an abbreviated one at its end."""
+    """A run without links at its ends, a role of which it tells the holder, and a role at its end, but for royal names."""
     of = [i for i, (word, link) in enumerate(pairwise(run)) if word.lower() in ROLES and link in ("of", "for", "in")]
     if of:
         run = run[of[-1] + 1 :]
+    if all(word in LINKS or word.lower() in ROLES for word in run):
+        return []
     named = [i for i, word in enumerate(run) if word not in LINKS]
     run = run[named[0] : named[-1] + 1]
-    return run[:-1] if len(run) > 1 and run[-1].isupper() and run[-1].lower() in ROLES else run
+    while run[-1].lower() in ROLES - NAMES:
+        run = run[:-1]
+    return run
 
 
 def swapped(edit: Edit, others: Sequence[Edit]) -> list[str]:
