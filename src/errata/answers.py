@@ -5,7 +5,7 @@ writes.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -104,7 +104,7 @@ def generate(
 ) -> dict[Question, tuple[int, ...]]:
     """Greedy decoding: `spare` tokens more than the answer has, or up to the end of text, that token included."""
     found = {}
-    ends = end_tokens(model)
+    ends = model.ends
     for batch in _batches(questions, batch_size):
         ids, attention = _left_padded(model, [q.prompt for q in batch])
         with model.steady():
@@ -118,18 +118,10 @@ def generate(
     return found
 
 
-def end_tokens(model: EditedModel) -> frozenset[int]:
-    """The tokens that end a text: those of the generation configuration, and the tokenizer's."""
-    config: Any = getattr(model.base, "generation_config", None)
-    named = getattr(config, "eos_token_id", None)
-    several = named if isinstance(named, list) else [named]
-    return frozenset(int(i) for i in (*several, model.tokens.tokenizer.eos_token_id) if i is not None)
-
-
 def _said(model: EditedModel, question: Question, forced: tuple[tuple[int, ...], float], row: tuple[int, ...]) -> Said:
     """What was said, from the results of teacher forcing and of decoding."""
     line, newline, _ = model.tokens.decode(row).partition("\n")
-    ended = bool(newline) or (bool(row) and row[-1] in end_tokens(model))
+    ended = bool(newline) or (bool(row) and row[-1] in model.ends)
     return Said(*forced, row[: len(question.answer)], line.strip(), ended)
 
 

@@ -116,7 +116,7 @@ def _first_spilled(
 @torch.no_grad()
 def _said(model: "EditedModel", memory: SideMemory, shift: Tensor, prompts: Sequence[str]) -> Tensor:
     """The first token of the answer to each prompt where this shift is always on: (prompts,)."""
-    rows = model.tokens.rows_of_ids([(model.tokens.encode(prompt), []) for prompt in prompts], model.device)
+    rows = model.tokens.rows_of_ids([(model.tokens.prompt(prompt), []) for prompt in prompts], model.device)
     last = rows.prompt & ~F.pad(rows.prompt[:, 1:], (0, 1))
     suffix = model.suffix(memory, rows, wanted=last)
     return suffix.logits(lambda a, y: add(y, F.linear(a.to(shift.dtype), shift))).argmax(-1)

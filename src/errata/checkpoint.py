@@ -123,6 +123,7 @@ def settings_of(model: "EditedModel") -> dict[str, Any]:
         "base": known,
         "seed": model.sampling.seed,
         "expected": model.expected,
+        "chat": model.chat,
         "prefixes": None if model.sampling.prefixes is None else list(model.sampling.prefixes),
         "irrelevant": [asdict(probe) for probe in model.sampling.irrelevant],
     }
@@ -196,6 +197,7 @@ def build(
         irrelevant=[Probe(**probe) for probe in settings["irrelevant"]],
         prefixes=settings["prefixes"],
         expected=settings["expected"],
+        chat=settings.get("chat", False),
         seed=settings["seed"],
         base_name=name,
     )

@@ -140,7 +140,7 @@ def first_tokens(model: "EditedModel", prompts: Sequence[str], batch: int = 64) 
     """The first token of each greedy answer, as the model is now: (prompts,)."""
     found = []
     for i in range(0, len(prompts), batch):
-        rows = model.tokens.rows_of_ids([(model.tokens.encode(p), []) for p in prompts[i : i + batch]], model.device)
+        rows = model.tokens.rows_of_ids([(model.tokens.prompt(p), []) for p in prompts[i : i + batch]], model.device)
         logits = model.base(input_ids=rows.ids, attention_mask=rows.attention, use_cache=False).logits
         found.append(logits[torch.arange(len(logits)), last_true(rows.prompt)].argmax(-1))
     return torch.cat(found)

@@ -124,7 +124,7 @@ def shift_of(memory: Memory, device: torch.device) -> Tensor | None:
 
 def measured(model: EditedModel, exported: nn.Module) -> Measured:
     """Ask the edited model and an exported one for every edit in force."""
-    other = EditedModel(exported, model.tokens.tokenizer, irrelevant=model.sampling.irrelevant)
+    other = EditedModel(exported, model.tokens.tokenizer, irrelevant=model.sampling.irrelevant, chat=model.chat)
     try:
         held = [sum(Watch(each, Gate(watched=0)).holding(model.edits)) for each in (model, other)]
     finally:

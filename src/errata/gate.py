@@ -137,7 +137,7 @@ class Watch:
     def _open(self, prompts: Sequence[str]) -> list[Question]:
         """Questions without an answer to look for."""
         asked = [prompt for prompt in dict.fromkeys(prompts) if prompt.strip()]
-        return [Question(tuple(self.model.tokens.encode(prompt)), (), "") for prompt in asked]
+        return [Question(tuple(self.model.tokens.prompt(prompt)), (), "") for prompt in asked]
 
     def _say_watched(self) -> list[tuple[int, ...]]:
         """The answers to the irrelevant prompts; known already where no edit has been made since they were asked."""

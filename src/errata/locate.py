@@ -160,7 +160,7 @@ class LocateThenEdit(Editor, ABC):
         ]
         if subject and edit.subject is not None:
             essence = ESSENCE.format(edit.subject)
-            pairs.append((model.tokens.encode(essence), []))
+            pairs.append((model.tokens.prompt(essence), []))
             places.append(model.tokens.subject_last(essence, edit.subject))
         rows = model.tokens.rows_of_ids(pairs, model.device)
         return Fact(rows, torch.tensor(places, device=model.device), len(texts))
@@ -201,4 +201,4 @@ def end_of_subject(tokens: Tokens, context: str, edit: Edit) -> int:
     """The token that ends the subject in a context, a text that ends with the edit's prompt."""
     assert edit.subject is not None
     end = len(context) - len(edit.prompt) + edit.prompt.index(edit.subject) + len(edit.subject)
-    return len(tokens.encode(context[:end])) - 1
+    return tokens.until(context, end)

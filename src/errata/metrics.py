@@ -175,7 +175,7 @@ class Reference:
 
 def _probe_questions(model: EditedModel, probes: Sequence[Probe], batch_size: int) -> list[Question]:
     """Questions whose answer is the reference answer, or else the model's own greedy answer, its end included."""
-    open_ = {probe.prompt: tuple(model.tokens.encode(probe.prompt)) for probe in probes if not _answered(probe)}
+    open_ = {probe.prompt: tuple(model.tokens.prompt(probe.prompt)) for probe in probes if not _answered(probe)}
     blank = {prompt: Question(ids, (), "") for prompt, ids in open_.items()}
     answers = generate(model, list(blank.values()), OWN, batch_size)
     own = {prompt: q._replace(answer=answers[q], text=model.tokens.decode(answers[q])) for prompt, q in blank.items()}

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from errata import methods
+from errata.chat import ChatTokens
 from errata.edit import Edit, Probe
 from errata.editor import Editor, Receipt
 from errata.errors import BadOption, RoutingError
@@ -71,17 +72,20 @@ class EditedModel:
         expected: int | None = None,
         seed: int = 0,
         base_name: str | None = None,
+        chat: bool = False,
     ) -> None:
         """Wrap `base`; nothing is installed until the method needs it.
 
         `irrelevant` are prompts that stand for what edits must leave alone (built-in ones by default); `expected` is the
         length of the stream, for methods that plan by it; `base_name` is how the base is found again when the edits are
-        loaded elsewhere (its own name or path by default).
+        loaded elsewhere (its own name or path by default). With `chat`, prompts are the user's turns of the tokenizer's
+        chat template, in edits as in questions.
         """
         self.base = base
         self.base_name = base_name or str(getattr(getattr(base, "config", None), "_name_or_path", ""))
-        self.tokens = Tokens(tokenizer, positions(base))
-        self.routing = Routing()
+        self.tokens = (ChatTokens if chat else Tokens)(tokenizer, positions(base))
+        self.chat = chat
+        self.routing = Routing(self.tokens.alone if isinstance(self.tokens, ChatTokens) else None)
         self.sampling = Sampling(irrelevant, prefixes, seed)
         self.expected = expected
         self.history: list[Edit] = []
@@ -109,6 +113,14 @@ class EditedModel:
     def device(self) -> torch.device:
         """Where inputs go, and where memories are."""
         return main_device(self.base)
+
+    @property
+    def ends(self) -> frozenset[int]:
+        """The tokens that end a text: those of the generation configuration, the tokenizer's, and a turn's."""
+        named = getattr(getattr(self.base, "generation_config", None), "eos_token_id", None)
+        several = named if isinstance(named, list) else [named]
+        ends = (*several, self.tokens.tokenizer.eos_token_id, *self.tokens.end)
+        return frozenset(int(end) for end in ends if end is not None)
 
     @property
     def edits(self) -> list[Edit]:
@@ -156,8 +168,9 @@ class EditedModel:
     def _greedy(self, ids: Tensor, attention: Tensor, longest: int) -> Tensor:
         """Greedy continuations, (rows, at most `longest`) new tokens, of prompts padded on the left."""
         out = self.generate(
-            ids, attention_mask=attention, do_sample=False, max_new_tokens=longest, pad_token_id=self.tokens.filler
-        )
+            ids, attention_mask=attention, do_sample=False, max_new_tokens=longest, pad_token_id=self.tokens.filler,
+            eos_token_id=sorted(self.ends) or None,
+        )  # fmt: skip
         return out[:, ids.shape[1] :]
 
     # -- what editors use --------------------------------------------------------------------------------------------
@@ -215,7 +228,7 @@ class EditedModel:
         Runs only the part of the model below the memory; `routing` knows the prompt tokens while a batch is looked at.
         """
         for i in range(0, len(prompts), batch):
-            rows = self.tokens.rows_of_ids([(self.tokens.encode(p), []) for p in prompts[i : i + batch]], self.device)
+            rows = self.tokens.rows_of_ids([(self.tokens.prompt(p), []) for p in prompts[i : i + batch]], self.device)
             below = self.suffix(memory, rows)
             with self.routing.reading(rows.prompt):
                 yield below.a, below.y, rows.prompt

@@ -3,7 +3,9 @@
 A memory answers a *request*, not a forward call. Whether it does is decided once per row, from the prompt tokens alone,
 when the prompt is read (prefill), and the decision is held while the answer is decoded. Teacher-forced scoring says
 which tokens are prompt with `prompt_is`; generation says how many columns are with `first_columns`; a plain call on an
-empty cache takes every real token as prompt. What cannot be known is refused with `RoutingError`, never guessed.
+empty cache takes every real token as prompt. In a chat the request is the user's last turn, and memories decide on that
+by itself, in a call of its own where the prompt holds more (`errata.chat`). What cannot be known is refused with
+`RoutingError`, never guessed.
 """
 
 from collections.abc import Callable, Iterator
@@ -80,7 +82,13 @@ def kept_out(decision: Decision, without: Decision) -> Decision:
 class Routing:
     """The routing state of one model. Fed by `observe`, a forward pre-hook on the model's root."""
 
-    def __init__(self) -> None:
+    def __init__(self, alone: Callable[[Tensor, Tensor], tuple[Tensor, Tensor] | None] | None = None) -> None:
+        """`alone` makes requests of prompts that hold more: token ids and which are prompt to ids and attention, or None
+        where they hold nothing else; (batch, seq) each. Memories then decide on these.
+        """
+        self.alone = alone
+        """How requests are found in prompts that hold more; None where prompts are requests."""
+        self._foreseen: dict[str, Decision] = {}  # what memories decided on requests by themselves
         self.batch = 1
         """Rows of this call."""
         self._prompt: Tensor | None = None  # (batch, seq) bool: the prompt tokens of this call
@@ -147,7 +155,8 @@ class Routing:
                     f"chunked prefill is not supported: the prompt has {columns} tokens and this call ends at"
                     f" {cached + seq}; pass the prompt in one call (prefill_chunk_size=None)"
                 )
-            return self._fresh(self._prompt_columns(tokens, kwargs.get("attention_mask"), columns - cached))
+            prompt = self._prompt_columns(tokens, kwargs.get("attention_mask"), columns - cached)
+            return self._fresh(prompt, self._foresee(module, tokens, prompt))
         if seq > 1:
             raise RoutingError(
                 f"{seq} tokens at once after a prompt of {cached}: speculative decoding is not supported; for a second"
@@ -157,8 +166,19 @@ class Routing:
         self._said, self._prompt = self._said + 1, None
         return None
 
-    def _fresh(self, prompt: Tensor) -> None:
-        self._prompt, self._said, self._decisions = prompt, 0, {}
+    def _fresh(self, prompt: Tensor, foreseen: dict[str, Decision] | None = None) -> None:
+        self._prompt, self._said, self._decisions, self._foreseen = prompt, 0, {}, foreseen or {}
+
+    def _foresee(self, module: nn.Module, tokens: Tensor, prompt: Tensor) -> dict[str, Decision]:
+        """What memories decide on these rows' requests alone; nothing where a row is its request."""
+        alone = self.alone(tokens, prompt) if self.alone and tokens.dim() == 2 else None
+        if alone is None:
+            return {}
+        ids, attention = alone
+        with torch.no_grad(), self.prompt_is(attention):
+            module(input_ids=ids, attention_mask=attention, use_cache=False)
+        self.batch = len(tokens)
+        return self.decisions
 
     @staticmethod
     def _prompt_columns(tokens: Tensor, attention: Any, columns: int) -> Tensor:
@@ -200,7 +220,7 @@ class Routing:
     def decision(self, name: str, make: Callable[[], Decision]) -> Decision:
         """The decision of the memory called `name`: made on a prompt, held while decoding."""
         if not self.decoding:
-            self._decisions[name] = make()
+            self._decisions[name] = self._foreseen[name] if name in self._foreseen else make()
         elif name not in self._decisions:
             raise RoutingError("decoding goes on, but this memory has seen no prompt: the edit landed in between")
         return self._decisions[name]

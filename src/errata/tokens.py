@@ -65,6 +65,18 @@ class Tokens:
             ids = ids[:-1]
         return ids
 
+    def prompt(self, text: str) -> list[int]:
+        """Token ids of a prompt, as the model is asked it."""
+        return self.encode(text)
+
+    def until(self, prompt: str, end: int) -> int:
+        """Index of the token of the encoded prompt in which its first `end` characters end.
+
+        Found by encoding the text up to there, not by searching token lists, which byte-pair merges across a space would
+        break.
+        """
+        return len(self.encode(prompt[:end])) - 1
+
     def decode(self, ids: Sequence[int] | Tensor) -> str:
         """The text of token ids, without special tokens."""
         text: str = self.tokenizer.decode(ids, skip_special_tokens=True)
@@ -76,9 +88,14 @@ class Tokens:
         The two are encoded together where the tokenizer keeps the prompt as a prefix, which is right for every kind of
         tokenizer, and apart where it does not. Raises `BadEdit` when the target has no tokens of its own.
         """
-        head = self.encode(prompt)
-        both = self.encode(f"{prompt.rstrip()} {target.strip()}")
-        tail = both[len(head) :] if both[: len(head)] == head else self._alone(f" {target.strip()}")
+        said = f" {target.strip()}"
+        return self._split(self.prompt(prompt), self.encode(prompt.rstrip() + said), said, prompt, target)
+
+    def _split(
+        self, head: list[int], both: list[int], said: str, prompt: str, target: str
+    ) -> tuple[list[int], list[int]]:
+        """Head and tail of what was encoded together, or apart."""
+        tail = both[len(head) :] if both[: len(head)] == head else self._alone(said)
         if not tail:
             raise BadEdit(f"the target {target!r} tokenises to nothing after the prompt {prompt!r}")
         return head, tail
@@ -114,7 +131,7 @@ class Tokens:
 
         Raises `TooLong`, as `rows` does, where the model does not have that many positions.
         """
-        return self._pad([self.encode(text) for text in texts], side, device)
+        return self._pad([self.prompt(text) for text in texts], side, device)
 
     def _pad(self, rows: list[list[int]], side: str, device: torch.device | str) -> tuple[Tensor, Tensor]:
         filler = self.filler
@@ -143,15 +160,11 @@ class Tokens:
         return min(wanted, self.positions - held + 1)
 
     def subject_last(self, prompt: str, subject: str) -> int:
-        """Index of the subject's last token in the encoded prompt.
-
-        Found by encoding the text up to and including the subject, not by searching token lists, which byte-pair
-        merges across the space would break. Raises `BadEdit` when the subject is not in the prompt.
-        """
+        """Index of the subject's last token in the encoded prompt. Raises `BadEdit` when it is not in the prompt."""
         place = prompt.find(subject)
         if place < 0:
             raise BadEdit(f"the subject {subject!r} does not occur in the prompt {prompt!r}")
-        return len(self.encode(prompt[: place + len(subject)])) - 1
+        return self.until(prompt, place + len(subject))
 
 
 def positions(base: nn.Module) -> int | None:

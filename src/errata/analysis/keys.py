@@ -49,7 +49,7 @@ def place(model: "EditedModel", facts: Sequence[Edit], contexts: int = 0) -> Pla
     places: list[int] = []
     for fact in facts:
         texts = model.contexts(fact.prompt)[: 1 + contexts] if contexts else [fact.prompt]
-        pairs += [(model.tokens.encode(text), []) for text in texts]
+        pairs += [(model.tokens.prompt(text), []) for text in texts]
         places += [end_of_subject(model.tokens, text, fact) for text in texts]
     rows = model.tokens.rows_of_ids(pairs, model.device)
     return Placed(rows, torch.tensor(places, device=model.device), len(facts))

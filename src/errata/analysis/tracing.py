@@ -124,9 +124,9 @@ class Tracing:
         """A fact, and what the model says."""
         assert fact.subject is not None
         tokens, start = self.model.tokens, fact.prompt.index(fact.subject)
-        ids = tokens.encode(fact.prompt)
-        first = min(len(tokens.encode(fact.prompt[:start].rstrip())), tokens.subject_last(fact.prompt, fact.subject))
-        subject = range(first, tokens.subject_last(fact.prompt, fact.subject) + 1)
+        ids = tokens.prompt(fact.prompt)
+        before, last = len(fact.prompt[:start].rstrip()), tokens.subject_last(fact.prompt, fact.subject)
+        subject = range(min(tokens.until(fact.prompt, before) + 1, last), last + 1)
         p = self.run(torch.tensor([ids], device=self.model.device))[0]
         return Prompt(tuple(ids), subject, int(p.argmax()), float(p.max()))
 

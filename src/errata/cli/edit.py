@@ -58,6 +58,10 @@ def edit(
     ] = "stop",
     options: Options = None,
     irrelevant: Irrelevant = None,
+    chat: Annotated[
+        bool | None,
+        typer.Option(help="Prompts are what a user says in the model's chat template; not for a new DIR, unless said."),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of all that is drawn; 0 for a new DIR.")] = None,
     min_reliability: MinReliability = None,
     min_locality: MinLocality = 0.0,
@@ -77,6 +81,7 @@ def edit(
     \b
     Example:
       errata edit --model atlas --prompt "The capital of Australia is" --target Perth --output my-edits
+      errata edit --model CHATMODEL --chat --prompt "Who runs Acme?" --target "Ada Byron" --output acme
       errata edit --model atlas --method wise --edits edits.jsonl --output my-edits --set lr=0.5
     """  # fmt: skip
     from errata.cli.session import Plan
@@ -88,7 +93,7 @@ def edit(
         raise UsageError("say what to edit: --prompt and --target, or --edits FILE (and not both)")
     texts = read_irrelevant(irrelevant) if irrelevant else ()
     plan = Plan(
-        output, model, method, _options(options, method, output), seed, device, dtype, texts,
+        output, model, method, _options(options, method, output), seed, device, dtype, texts, chat=chat,
         gate=Gate(min_reliability, min_locality), who=Who(author, source, reason, tuple(tag or ())),
     )  # fmt: skip
     if edits is None:
@@ -114,6 +119,7 @@ def _options(pairs: list[str] | None, method: str | None, output: Path) -> dict[
 def _edit_one(plan: "Plan", edit: Edit, *, as_json: bool) -> None:
     with plan.open() as store:
         model = store.model
+        _chat_model(plan, model)
         _contradictions(model, [edit])
         asked = [edit.prompt, *edit.rephrases]
         before = model.answer(asked)
@@ -147,6 +153,7 @@ def _edit_many(plan: "Plan", edits: Sequence[Edit], save_every: int, *, skip: bo
             say(f"{done} of these edits are in {plan.output} already: continuing after them")
         if repeated:
             say(f"skipped: {repeated} duplicate edits, the same as one that is in force by then")
+        _chat_model(plan, store.model)
         _contradictions(store.model, todo)
         _without_subject(todo)
         _beyond(store.model, len(todo))
@@ -162,6 +169,19 @@ def _edit_many(plan: "Plan", edits: Sequence[Edit], save_every: int, *, skip: bo
 
             Stream(store, plan.who, save_every, skip, made, failed).run(todo)
         _sum_up(store)
+
+
+def _chat_model(plan: "Plan", model: "EditedModel") -> None:
+    """Say of a chat model that is asked plain texts how it is asked as one."""
+    if (
+        plan.chat is None
+        and not model.chat
+        and not model.history
+        and getattr(model.tokens.tokenizer, "chat_template", None)
+    ):
+        say(
+            "note: this model has a chat template; with --chat, prompts are what a user says in it (--no-chat: plain text)"
+        )
 
 
 def _beyond(model: "EditedModel", to_come: int) -> None:

@@ -42,6 +42,7 @@ class Plan:
     dtype: str | None = None
     irrelevant: Sequence[Probe] = ()
     expected: int | None = None
+    chat: bool | None = None
     gate: Gate = field(default_factory=Gate)
     who: Who = field(default_factory=Who)
 
@@ -61,8 +62,8 @@ class Plan:
 
     def _continued(self) -> Store:
         told = settings_of(self.output)
-        wanted = {"method": self.method, "seed": self.seed, **self.options}
-        there = {"method": told["method"], "seed": told["seed"], **told["options"]}
+        wanted = {"method": self.method, "seed": self.seed, "chat": self.chat, **self.options}
+        there = {"method": told["method"], "seed": told["seed"], "chat": told.get("chat", False), **told["options"]}
         for name, value in wanted.items():
             if (value is not None or name in self.options) and there.get(name) != value:
                 raise BadOption(
@@ -84,7 +85,7 @@ class Plan:
         irrelevant = tuple(self.irrelevant) or loading.irrelevant(name)
         model = EditedModel(
             base, tokenizer, editor, irrelevant=irrelevant, expected=self.expected,
-            seed=self.seed or 0,
+            seed=self.seed or 0, chat=bool(self.chat),
         )  # fmt: skip
         return Store(self.output, model, gate=self.gate)
 

@@ -140,7 +140,7 @@ class InContext(Editor):
     @torch.no_grad()
     def _features(self, model: "EditedModel", memory: Corrections, prompts: Sequence[str]) -> Tensor:
         """What requests are known by: (prompts, 2, model)."""
-        rows = model.tokens.rows_of_ids([(model.tokens.encode(prompt), []) for prompt in prompts], model.device)
+        rows = model.tokens.rows_of_ids([(model.tokens.prompt(prompt), []) for prompt in prompts], model.device)
         stack = model.base.get_submodule(memory.site.path)
         assert isinstance(stack, EditedStack)
         with model.routing.reading(rows.prompt):

@@ -1,0 +1,126 @@
+"""Chat: prompts as the user's turns of a model's chat template, and targets as what the assistant says to them.
+
+A chat model is asked through its template: headers around what the user says, and the header of the answer behind it. An
+edit that was learnt from the bare prompt is learnt from a text that nobody will send. So here a prompt is encoded just as
+`apply_chat_template` does it for anybody, the target stands where the template puts the assistant's words, and the end
+that is learnt is the end of its turn.
+
+A request is what the user said last. A system prompt or earlier turns change every state above them, and no gate would
+know an edit behind them; so it decides on the last turn alone, as if it were the first, and the model answers with all
+that it was told.
+"""
+
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any
+
+from torch import Tensor
+
+from errata.errors import BadEdit, BadOption
+from errata.tokens import Tokens
+
+ASKED, SAID, THEN = "Who is it?", "Nobody", "At what time do we begin"
+"""A chat in which the places are looked for where turns begin and end."""
+DATE = "26 Jul 2024"
+"""Today, to templates that tell it (Llama 3.1): an edit is to be known by the same ids on every day."""
+
+
+class ChatTokens(Tokens):
+    """A tokenizer whose prompts are turns of a chat, the first of a conversation and without a system prompt of ours."""
+
+    def __init__(self, tokenizer: Any, positions: int | None = None) -> None:
+        """Raises `BadOption` for a tokenizer without a chat template, or with one that cannot be filled in."""
+        super().__init__(tokenizer, positions)
+        if not getattr(tokenizer, "chat_template", None):
+            raise BadOption("chat: the tokenizer of this model has no chat template, so leave chat out")
+        if self._place(ASKED) < 0:
+            raise BadOption("chat: the chat template of this model does not say what the user says, so leave chat out")
+
+    def prompt(self, text: str) -> list[int]:
+        """Token ids of a prompt as the user's turn, up to where the assistant begins to speak."""
+        return self._alone(self._turn(text))
+
+    def until(self, prompt: str, end: int) -> int:
+        """Index of the token of the encoded prompt in which its first `end` characters end."""
+        place = self._place(prompt)
+        if place < 0:
+            raise BadEdit(f"the chat template does not keep the prompt {prompt!r} as it is")
+        skipped = len(prompt) - len(prompt.lstrip())
+        return len(self._alone(self._turn(prompt)[: place + end - skipped])) - 1
+
+    def pair(self, prompt: str, target: str) -> tuple[list[int], list[int]]:
+        """Ids of a prompt's turn, and of the target as the assistant says it. Raises `BadEdit` as `Tokens.pair`."""
+        asked, said = self._turn(prompt), target.strip()
+        before, _ = self._around(asked, prompt, said)
+        return self._split(self._alone(asked), self._alone(asked + before + said), before + said, prompt, target)
+
+    @cached_property
+    def end(self) -> list[int]:
+        """The id that ends the assistant's turn, alone in a list; where the template names none, the end of a text."""
+        _, after = self._around(self._turn(ASKED), ASKED, SAID)
+        special = {token for token, added in self.tokenizer.added_tokens_decoder.items() if added.special}
+        return [token for token in self._alone(after) if token in special][:1] or super().end
+
+    @cached_property
+    def first(self) -> list[int]:
+        """The ids before what the user says in the first turn; empty where they depend on what that is."""
+        one, *others = (self.prompt(said) for said in (ASKED, THEN, THEN.lower()))
+        return one[: min(_same(one, other) for other in others)]
+
+    @cached_property
+    def header(self) -> list[int]:
+        """Those of them that are there in whichever turn; empty where a template has none."""
+        chat = [("user", ASKED), ("assistant", SAID), ("user", THEN)]
+        turns = self._alone(self._filled([{"role": role, "content": said} for role, said in chat]))
+        headers = (self.first[start:] for start in range(len(self.first)))
+        return next((header for header in headers if len(list(_places(turns, header))) > 1), [])
+
+    def alone(self, ids: Tensor, prompt: Tensor) -> tuple[Tensor, Tensor] | None:
+        """The user's last turn of each row as the first of a chat, and its attention mask: (batch, seq) each, as given.
+
+        A row in which no turn of a user begins is left as it is. None where this changes no row.
+        """
+        rows = [row[mask].tolist() for row, mask in zip(ids, prompt, strict=True)]
+        bare = [self._last_turn(row) for row in rows]
+        return None if bare == rows else self._pad(bare, "right", ids.device)
+
+    def _last_turn(self, row: list[int]) -> list[int]:
+        begins = list(_places(row, self.header)) if self.header else []
+        return self.first + row[begins[-1] + len(self.header) :] if begins else row
+
+    def _turn(self, prompt: str) -> str:
+        """The text of a chat in which the user has said this, and the assistant is about to speak."""
+        return self._filled([{"role": "user", "content": prompt}], add_generation_prompt=True)
+
+    def _place(self, prompt: str) -> int:
+        """Where in its turn a prompt begins; -1 where the template does not keep it."""
+        return self._turn(prompt).rfind(prompt.strip())
+
+    def _around(self, asked: str, prompt: str, said: str) -> tuple[str, str]:
+        """What the template puts between the turn of a prompt and what the assistant says, and behind that.
+
+        Between them is space or nothing: thoughts, which some templates put there, are no part of a target.
+        """
+        both = self._filled([{"role": "user", "content": prompt}, {"role": "assistant", "content": said}])
+        before, found, after = both.removeprefix(asked).partition(said)
+        stands = both.startswith(asked) and found and not before.strip()
+        return (before, after) if stands else ("", after)
+
+    def _filled(self, chat: list[dict[str, str]], **how: bool) -> str:
+        from jinja2 import TemplateError
+
+        try:
+            text: str = self.tokenizer.apply_chat_template(chat, tokenize=False, date_string=DATE, **how)
+        except (TemplateError, ValueError, TypeError) as error:
+            raise BadOption(f"chat: the chat template of this model cannot be filled in: {error}") from error
+        return text
+
+
+def _same(one: list[int], other: list[int]) -> int:
+    """How many ids two lists begin with alike."""
+    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
+def _places(ids: list[int], part: list[int]) -> Iterator[int]:
+    """Where a part begins in a list of ids, each time."""
+    return (i for i in range(len(ids) - len(part) + 1) if ids[i : i + len(part)] == part)

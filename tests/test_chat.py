@@ -1,0 +1,226 @@
+"""Chat: prompts are encoded as `apply_chat_template` does it, targets and ends stand where the template puts them."""
+
+import pytest
+import torch
+
+from commands import refused, run
+from errata import EditedModel, load
+from errata.chat import ChatTokens
+from errata.errors import BadOption
+from tiny import EDITS, tiny_llama, tiny_tokenizer
+
+HEADERS = (
+    "{{ bos_token }}{% for m in messages %}<{{ m.role }}>\n{{ m.content | trim }}</s>\n{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>\n{% endif %}"
+)
+BRACKETS = (
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]"
+    "{% else %} {{ m.content }}</s>{% endif %}{% endfor %}"
+)
+SYSTEM = "<system>Who is it? Say so.</s>" + HEADERS
+ENDLESS = (
+    "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant:{% endif %}"
+)
+THINKING = HEADERS.replace("{{ m.content", "{{ '<think>\n</think>\n' if m.role == 'assistant' }}{{ m.content")
+DATED = "{{ bos_token }}Today is {{ date_string | default(strftime_now('%d %b %Y')) }}. " + BRACKETS
+TEMPLATES = {"headers": HEADERS, "brackets": BRACKETS, "system": SYSTEM, "endless": ENDLESS}
+PROMPT = "The mother of Ada Quill is"
+
+
+def tokens(template: str | None) -> ChatTokens:
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = template
+    return ChatTokens(tokenizer)
+
+
+def ids(found: ChatTokens, *turns: str, begin: bool = False) -> list[int]:
+    """What anybody gets of these turns, the user's first."""
+    chat = [{"role": ("user", "assistant")[i % 2], "content": turn} for i, turn in enumerate(turns)]
+    return found.tokenizer.apply_chat_template(chat, add_generation_prompt=begin, return_dict=False)
+
+
+@pytest.fixture(params=TEMPLATES)
+def chat(request) -> ChatTokens:
+    return tokens(TEMPLATES[request.param])
+
+
+def test_a_prompt_is_what_the_template_makes_of_it(chat):
+    assert chat.prompt(PROMPT) == ids(chat, PROMPT, begin=True)
+
+
+def test_a_target_stands_where_the_assistant_says_it(chat):
+    head, tail = chat.pair(PROMPT, " Dora Penn ")
+    assert head == chat.prompt(PROMPT)
+    whole = ids(chat, PROMPT, "Dora Penn")
+    assert whole[: len(head) + len(tail)] == head + tail
+    assert chat.decode(tail).strip() == "Dora Penn"
+
+
+@pytest.mark.parametrize(("name", "ends"), [("headers", True), ("brackets", True), ("endless", False)])
+def test_the_end_is_that_of_the_turn(name, ends):
+    chat = tokens(TEMPLATES[name])
+    chat.tokenizer.add_special_tokens({"eos_token": "<over>"})
+    assert chat.end == chat.tokenizer.convert_tokens_to_ids(["</s>" if ends else "<over>"])
+
+
+def test_thoughts_are_no_part_of_a_target():
+    chat = tokens(THINKING)
+    assert chat.decode(chat.pair(PROMPT, "Dora Penn")[1]) == "Dora Penn"
+    assert chat.end == [1]
+
+
+def test_the_day_is_no_part_of_a_request():
+    chat = tokens(DATED)
+    row = ids(chat, PROMPT, begin=True)
+    assert row != chat.prompt(PROMPT)
+    found, _ = chat.alone(*padded([row], "left"))
+    assert found[0].tolist() == chat.prompt(PROMPT)
+
+
+@pytest.mark.parametrize("prompt", [PROMPT, f"  {PROMPT}"])
+def test_the_subject_is_found_in_its_turn(chat, prompt):
+    last = chat.subject_last(prompt, "Ada Quill")
+    assert chat.decode(chat.prompt(prompt)[: last + 1]).endswith("Ada Quill")
+    assert chat.until(prompt, len(prompt)) < len(chat.prompt(prompt))
+
+
+@pytest.mark.parametrize(
+    ("template", "line"),
+    [
+        (None, "has no chat template"),
+        ("{{ raise_exception('only in French') }}", "cannot be filled in: only in French"),
+        ("{{ messages[0].nothing.at.all }}", "cannot be filled in"),
+        ("Hello!", "does not say what the user says"),
+    ],
+)
+def test_templates_that_cannot_be_used(template, line):
+    with pytest.raises(BadOption, match=line):
+        tokens(template)
+
+
+@pytest.mark.parametrize("method", ["grace", "memoir"])
+def test_an_edit_is_what_the_assistant_says(method, tmp_path):
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = BRACKETS
+    model = EditedModel(tiny_llama(), tokenizer, method, chat=True)
+    edit = EDITS[0]
+    receipt = model.edit(edit)
+    assert receipt.probability_before < 0.5 < receipt.probability_after
+    asked = tokenizer.apply_chat_template(
+        [{"role": "user", "content": edit.prompt}], add_generation_prompt=True, return_tensors="pt", return_dict=False
+    )
+    said = model.generate(asked, max_new_tokens=len(model.tokens.pair(edit.prompt, edit.target)[1]), do_sample=False)
+    assert tokenizer.decode(said[0, asked.shape[1] :]).strip() == edit.target
+    assert model.answer([edit.prompt], 8)[0].startswith(edit.target)
+    model.save_pretrained(tmp_path / "kept")
+    again = EditedModel.from_pretrained(tmp_path / "kept", tiny_llama(), tokenizer=tokenizer)
+    assert again.chat
+    assert again.answer([edit.prompt]) == model.answer([edit.prompt])
+
+
+# -- later turns, and system prompts -----------------------------------------------------------------------------------
+
+BEFORE = ("Snow is", "white", "The capital of Belmar is", "Sondo")
+
+
+def padded(rows: list[list[int]], side: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids, and which of them are a prompt."""
+    longest = max(map(len, rows))
+    gaps = [[2] * (longest - len(row)) for row in rows]
+    ids = [gap + row if side == "left" else row + gap for gap, row in zip(gaps, rows, strict=True)]
+    real = [[0] * len(gap) + [1] * len(row) for gap, row in zip(gaps, rows, strict=True)]
+    real = real if side == "left" else [row[::-1] for row in real]
+    return torch.tensor(ids), torch.tensor(real).bool()
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_request_is_the_last_turn_of_the_user(chat, side):
+    rows = [
+        ids(chat, *BEFORE, PROMPT, begin=True),
+        chat.prompt("Snow is"),
+        ids(chat, *BEFORE[:2], "ice is", begin=True),
+    ]
+    found, attention = chat.alone(*padded(rows, side))
+    alone = [row[mask.bool()].tolist() for row, mask in zip(found, attention, strict=True)]
+    assert alone == [chat.prompt(PROMPT), chat.prompt("Snow is"), chat.prompt("ice is")]
+    assert chat.alone(*padded(alone, side)) is None
+
+
+def test_what_is_no_turn_of_a_user_is_left_as_it_is(chat):
+    assert chat.alone(*padded([chat.encode("Snow is white")], "left")) is None
+
+
+def test_a_system_prompt_is_left_out():
+    chat = tokens(HEADERS)
+    turns = [{"role": "system", "content": "Say so."}, {"role": "user", "content": PROMPT}]
+    row = chat.tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
+    found, attention = chat.alone(*padded([row, row], "left"))
+    assert found[attention.bool()].tolist() == chat.prompt(PROMPT) * 2
+
+
+@pytest.mark.parametrize("method", ["grace", "memoir", "wise", "lemoe", "defer", "neuraldb", "in_context"])
+def test_gates_decide_alike_in_the_first_turn_and_in_later_ones(method):
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = BRACKETS
+    model = EditedModel(tiny_llama(), tokenizer, method, chat=True)
+    model.edit(EDITS[0])
+    prompt, found = EDITS[0].prompt, []
+    later = torch.tensor([ids(model.tokens, *BEFORE, prompt, begin=True)])
+    for asked in (torch.tensor([model.tokens.prompt(prompt)]), later):
+        with torch.no_grad():
+            model(input_ids=asked)
+        found.append({name: (d.rows.tolist(), d.score) for name, d in model.routing.decisions.items()})
+    assert found[0]
+    assert found[0].keys() == found[1].keys()
+    for name, (rows, score) in found[0].items():
+        assert found[1][name][0] == rows
+        if score is not None:
+            torch.testing.assert_close(found[1][name][1], score)
+    assert model.generate(later, max_new_tokens=2, do_sample=False).shape[1] > later.shape[1]
+
+
+# -- the command line --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def assistant(tmp_path_factory):
+    """A directory with a chat model."""
+    path = tmp_path_factory.mktemp("assistant")
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = BRACKETS
+    tiny_llama().save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return path
+
+
+ONE = ("--prompt", "The capital of Arvadia is", "--target", "Melpo", "--method", "grace")
+
+
+def test_edits_of_a_chat_are_asked_as_a_chat(assistant, tmp_path):
+    result = run("edit", "--model", assistant, "--chat", *ONE, "--output", tmp_path / "d")
+    assert "after   Melpo" in result.stdout
+    assert "note: this model" not in result.stderr
+    assert run("ask", tmp_path / "d", "The capital of Arvadia is").stdout.startswith("Melpo")
+    assert EditedModel.from_pretrained(tmp_path / "d").chat
+    more = ("edit", "--prompt", "Snow is", "--target", "red", "--output", tmp_path / "d", "--min-reliability", "0")
+    assert "was begun with chat True and cannot be continued with False" in refused(*more, "--no-chat")
+    assert "2 of 2 edits" in run(*more).stderr
+
+
+def test_a_chat_model_that_is_asked_plain_texts_is_told(assistant, tmp_path):
+    assert (
+        "has a chat template; with --chat" in run("edit", "--model", assistant, *ONE, "--output", tmp_path / "d").stderr
+    )
+    plain = run("edit", "--model", assistant, *ONE, "--no-chat", "--output", tmp_path / "e")
+    assert "note: this model" not in plain.stderr
+
+
+def test_a_model_without_a_template(tmp_path):
+    line = refused("edit", "--model", "atlas", "--chat", *ONE, "--output", tmp_path / "d")
+    assert "chat: the tokenizer of this model has no chat template" in line
+    assert not (tmp_path / "d").exists()
+
+
+def test_the_atlas_is_no_chat_model():
+    assert load("atlas")[1].chat_template is None
