@@ -15,7 +15,7 @@ HEADERS = (
 )
 BRACKETS = (
     "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]"
-    "{% else %} {{ m.content }}</s>{% endif %}{% endfor %}"
+    "{% elif m.role == 'system' %}{{ m.content }}\n{% else %} {{ m.content }}</s>{% endif %}{% endfor %}"
 )
 SYSTEM = "<system>Who is it? Say so.</s>" + HEADERS
 ENDLESS = (
@@ -203,6 +203,11 @@ def test_edits_of_a_chat_are_asked_as_a_chat(assistant, tmp_path):
     assert "note: this model" not in result.stderr
     assert run("ask", tmp_path / "d", "The capital of Arvadia is").stdout.startswith("Melpo")
     assert EditedModel.from_pretrained(tmp_path / "d").chat
+    system = ("--system", "Say so.")
+    asked = ("The capital of Arvadia is", *system)
+    assert run("ask", tmp_path / "d", *asked).stdout.startswith("Melpo")
+    assert "grace at model.layers.2.mlp.down_proj: answers" in run("explain", tmp_path / "d", *asked).stdout
+    assert run("ask", tmp_path / "d", *asked, "--unedited").stdout != run("ask", tmp_path / "d", asked[0]).stdout
     more = ("edit", "--prompt", "Snow is", "--target", "red", "--output", tmp_path / "d", "--min-reliability", "0")
     assert "was begun with chat True and cannot be continued with False" in refused(*more, "--no-chat")
     assert "2 of 2 edits" in run(*more).stderr
@@ -214,6 +219,12 @@ def test_a_chat_model_that_is_asked_plain_texts_is_told(assistant, tmp_path):
     )
     plain = run("edit", "--model", assistant, *ONE, "--no-chat", "--output", tmp_path / "e")
     assert "note: this model" not in plain.stderr
+
+
+def test_a_system_prompt_of_plain_texts(assistant, tmp_path):
+    run("edit", "--model", assistant, *ONE, "--no-chat", "--output", tmp_path / "d")
+    line = refused("ask", tmp_path / "d", "Snow is", "--system", "Say so.")
+    assert "a system prompt belongs to a chat" in line
 
 
 def test_a_model_without_a_template(tmp_path):

@@ -36,9 +36,9 @@ class ChatTokens(Tokens):
         if self._place(ASKED) < 0:
             raise BadOption("chat: the chat template of this model does not say what the user says, so leave chat out")
 
-    def prompt(self, text: str) -> list[int]:
-        """Token ids of a prompt as the user's turn, up to where the assistant begins to speak."""
-        return self._alone(self._turn(text))
+    def prompt(self, text: str, system: str | None = None) -> list[int]:
+        """Token ids of a prompt as the user's turn, up to where the assistant begins to speak; behind a system prompt."""
+        return self._alone(self._turn(text, system))
 
     def until(self, prompt: str, end: int) -> int:
         """Index of the token of the encoded prompt in which its first `end` characters end."""
@@ -88,9 +88,10 @@ class ChatTokens(Tokens):
         begins = list(_places(row, self.header)) if self.header else []
         return self.first + row[begins[-1] + len(self.header) :] if begins else row
 
-    def _turn(self, prompt: str) -> str:
+    def _turn(self, prompt: str, system: str | None = None) -> str:
         """The text of a chat in which the user has said this, and the assistant is about to speak."""
-        return self._filled([{"role": "user", "content": prompt}], add_generation_prompt=True)
+        before = [] if system is None else [{"role": "system", "content": system}]
+        return self._filled([*before, {"role": "user", "content": prompt}], add_generation_prompt=True)
 
     def _place(self, prompt: str) -> int:
         """Where in its turn a prompt begins; -1 where the template does not keep it."""

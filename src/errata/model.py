@@ -158,9 +158,9 @@ class EditedModel:
             out: Tensor = self.base.generate(input_ids=input_ids, **kwargs)  # type: ignore[operator]
         return out
 
-    def answer(self, prompts: Sequence[str], max_new_tokens: int = 16) -> list[str]:
-        """Greedy answers to a batch of prompts, as text up to where the model stops."""
-        ids, attention = self.tokens.prompts(prompts, device=self.device)
+    def answer(self, prompts: Sequence[str], max_new_tokens: int = 16, *, system: str | None = None) -> list[str]:
+        """Greedy answers to a batch of prompts, as text up to where the model stops; in a chat, behind a system prompt."""
+        ids, attention = self.tokens.prompts(prompts, device=self.device, system=system)
         with self.steady():
             said = self._greedy(ids, attention, max_new_tokens)
         return [self.tokens.decode(row).strip() for row in said]
@@ -403,15 +403,15 @@ class EditedModel:
         for path, wrapped in self._wrapped.items():
             _put_module(self.base, path, wrapped)
 
-    def explain(self, prompt: str) -> dict[str, Any]:
+    def explain(self, prompt: str, *, system: str | None = None) -> dict[str, Any]:
         """Why the model answers as it does: the answers with and without edits, and what each memory decided."""
-        ids, attention = self.tokens.prompts([prompt], device=self.device)
+        ids, attention = self.tokens.prompts([prompt], device=self.device, system=system)
         with self.alone, self.steady(), torch.no_grad():
             self.base(input_ids=ids, attention_mask=attention)
             decisions = self.routing.decisions
-            (answer,) = self.answer([prompt])
+            (answer,) = self.answer([prompt], system=system)
         with self.lifted():
-            (unedited,) = self.answer([prompt])
+            (unedited,) = self.answer([prompt], system=system)
         found = [self._explained(name, decisions) for name in self.memories]
         return {"prompt": prompt, "answer": answer, "unedited": unedited, "memories": found}
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from errata.errors import BadEdit, TooLong
+from errata.errors import BadEdit, BadOption, TooLong
 
 TABLE = re.compile(r"(^|\.)(wpe|\w*position\w*)(\.|$)")
 """Names of tables that a model looks positions up in."""
@@ -65,8 +65,10 @@ class Tokens:
             ids = ids[:-1]
         return ids
 
-    def prompt(self, text: str) -> list[int]:
-        """Token ids of a prompt, as the model is asked it."""
+    def prompt(self, text: str, system: str | None = None) -> list[int]:
+        """Token ids of a prompt, as the model is asked it. Raises `BadOption` for a system prompt outside a chat."""
+        if system is not None:
+            raise BadOption("a system prompt belongs to a chat, and these prompts are plain text (chat=True, --chat)")
         return self.encode(text)
 
     def until(self, prompt: str, end: int) -> int:
@@ -125,13 +127,13 @@ class Tokens:
         return Rows(ids, attention, place < heads, (place >= heads) & (place < ends))
 
     def prompts(
-        self, texts: Sequence[str], side: str = "left", device: torch.device | str = "cpu"
+        self, texts: Sequence[str], side: str = "left", device: torch.device | str = "cpu", system: str | None = None
     ) -> tuple[Tensor, Tensor]:
         """Ids and attention mask (rows, seq) of prompts alone; padded on the left, as generation wants it.
 
         Raises `TooLong`, as `rows` does, where the model does not have that many positions.
         """
-        return self._pad([self.prompt(text) for text in texts], side, device)
+        return self._pad([self.prompt(text, system) for text in texts], side, device)
 
     def _pad(self, rows: list[list[int]], side: str, device: torch.device | str) -> tuple[Tensor, Tensor]:
         filler = self.filler

@@ -9,6 +9,7 @@ import typer
 from errata.cli.terminal import Device, Json, emit, tell_notes
 
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="A directory that `errata edit` has written.")]
+System = Annotated[str | None, typer.Option(help="Of edits of a chat: ask behind this system prompt.")]
 Model = Annotated[str | None, typer.Option(help="Where the base model is now, if it is no longer where it was.")]
 
 
@@ -20,6 +21,7 @@ def ask(
     unedited: Annotated[bool, typer.Option("--unedited", help="Ask the base model, without the edits.")] = False,
     model: Model = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 16,
+    system: System = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
@@ -36,7 +38,7 @@ def ask(
     edited = EditedModel.from_pretrained(directory, base_name=model, device=device)
     tell_notes(edited.notes)
     with edited.lifted() if unedited else nullcontext():
-        answers = edited.answer(questions, max_new_tokens)
+        answers = edited.answer(questions, max_new_tokens, system=system)
     for question, answer in zip(questions, answers, strict=True):
         if as_json:
             emit({"prompt": question, "answer": answer, "edited": not unedited})
@@ -48,6 +50,7 @@ def explain(
     directory: Directory,
     question: Annotated[str, typer.Argument(help="A question, or the beginning of a sentence.")],
     model: Model = None,
+    system: System = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
@@ -62,7 +65,7 @@ def explain(
     _not_empty([question])
     edited = EditedModel.from_pretrained(directory, base_name=model, device=device)
     tell_notes(edited.notes)
-    found = edited.explain(question)
+    found = edited.explain(question, system=system)
     _add_receipts(found, directory)
     if as_json:
         emit(found)
