@@ -159,6 +159,21 @@ def test_a_system_prompt_is_left_out():
     assert found[attention.bool()].tolist() == chat.prompt(PROMPT) * 2
 
 
+def test_half_of_the_contexts_are_earlier_turns(chat):
+    prefixes = ("Yes", "Snow is white", "I see", "Because")
+    found = chat.contexts(PROMPT, prefixes)
+    later = [
+        ids(chat, "Snow is white", "Yes", PROMPT, begin=True),
+        ids(chat, "I see", "Snow is white", PROMPT, begin=True),
+    ]
+    first = [chat.prompt(f"{prefix} {PROMPT}") for prefix in ("Yes", "Because")]
+    assert [chat.prompt(context) for context in found] == [first[0], *later, first[1]]
+    for context in found:
+        last = chat.until(context, context.index("Ada Quill") + len("Ada Quill"))
+        assert chat.decode(chat.prompt(context)[: last + 1]).endswith("Ada Quill")
+        assert chat.pair(context, "Dora Penn")[0] == chat.prompt(context)
+
+
 @pytest.mark.parametrize("method", ["grace", "memoir", "wise", "lemoe", "defer", "neuraldb", "in_context"])
 def test_gates_decide_alike_in_the_first_turn_and_in_later_ones(method):
     tokenizer = tiny_tokenizer()

@@ -20,7 +20,8 @@ def test_prefixes_are_the_unedited_models_own_and_depend_on_the_seed_only() -> N
 
 
 def test_contexts_begin_with_the_bare_prompt() -> None:
-    assert Sampling(prefixes=("It is said.",)).contexts("Snow is") == ["Snow is", "It is said. Snow is"]
+    model = EditedModel(tiny_llama(), tiny_tokenizer(), prefixes=("It is said.",))
+    assert model.contexts("Snow is") == ["Snow is", "It is said. Snow is"]
 
 
 def test_a_model_without_irrelevant_prompts_has_everyday_ones() -> None:

@@ -10,7 +10,7 @@ know an edit behind them; so it decides on the last turn alone, as if it were th
 that it was told.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -21,6 +21,8 @@ from errata.tokens import Tokens
 
 ASKED, SAID, THEN = "Who is it?", "Nobody", "At what time do we begin"
 """A chat in which the places are looked for where turns begin and end."""
+NEXT = "\x1e"
+"""Between the turns of a context, the user's and the assistant's by turns; the last is the prompt."""
 DATE = "26 Jul 2024"
 """Today, to templates that tell it (Llama 3.1): an edit is to be known by the same ids on every day."""
 
@@ -40,12 +42,21 @@ class ChatTokens(Tokens):
         """Token ids of a prompt as the user's turn, up to where the assistant begins to speak; behind a system prompt."""
         return self._alone(self._turn(text, system))
 
+    def contexts(self, prompt: str, prefixes: Sequence[str]) -> list[str]:
+        """A prompt behind each of these prefixes: half of them begin its turn, and half are an earlier one."""
+        said = [prefixes[i - 1] for i in range(len(prefixes))]
+        return [
+            NEXT.join((prefix, answer, prompt)) if i % 4 in (1, 2) else f"{prefix} {prompt}"
+            for i, (prefix, answer) in enumerate(zip(prefixes, said, strict=True))
+        ]
+
     def until(self, prompt: str, end: int) -> int:
         """Index of the token of the encoded prompt in which its first `end` characters end."""
         place = self._place(prompt)
         if place < 0:
             raise BadEdit(f"the chat template does not keep the prompt {prompt!r} as it is")
-        skipped = len(prompt) - len(prompt.lstrip())
+        last = prompt.rpartition(NEXT)[-1]
+        skipped = len(prompt) - len(last.lstrip())
         return len(self._alone(self._turn(prompt)[: place + end - skipped])) - 1
 
     def pair(self, prompt: str, target: str) -> tuple[list[int], list[int]]:
@@ -91,18 +102,18 @@ class ChatTokens(Tokens):
     def _turn(self, prompt: str, system: str | None = None) -> str:
         """The text of a chat in which the user has said this, and the assistant is about to speak."""
         before = [] if system is None else [{"role": "system", "content": system}]
-        return self._filled([*before, {"role": "user", "content": prompt}], add_generation_prompt=True)
+        return self._filled(before + _turns(prompt), add_generation_prompt=True)
 
     def _place(self, prompt: str) -> int:
-        """Where in its turn a prompt begins; -1 where the template does not keep it."""
-        return self._turn(prompt).rfind(prompt.strip())
+        """Where its last turn begins; -1 where the template does not keep it."""
+        return self._turn(prompt).rfind(prompt.rpartition(NEXT)[-1].strip())
 
     def _around(self, asked: str, prompt: str, said: str) -> tuple[str, str]:
         """What the template puts between the turn of a prompt and what the assistant says, and behind that.
 
         Between them is space or nothing: thoughts, which some templates put there, are no part of a target.
         """
-        both = self._filled([{"role": "user", "content": prompt}, {"role": "assistant", "content": said}])
+        both = self._filled([*_turns(prompt), {"role": "assistant", "content": said}])
         before, found, after = both.removeprefix(asked).partition(said)
         stands = both.startswith(asked) and found and not before.strip()
         return (before, after) if stands else ("", after)
@@ -115,6 +126,11 @@ class ChatTokens(Tokens):
         except (TemplateError, ValueError, TypeError) as error:
             raise BadOption(f"chat: the chat template of this model cannot be filled in: {error}") from error
         return text
+
+
+def _turns(prompt: str) -> list[dict[str, str]]:
+    """The turns of a prompt, with those before it."""
+    return [{"role": ("user", "assistant")[i % 2], "content": said} for i, said in enumerate(prompt.split(NEXT))]
 
 
 def _same(one: list[int], other: list[int]) -> int:

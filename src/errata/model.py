@@ -205,8 +205,7 @@ class EditedModel:
 
     def contexts(self, prompt: str) -> list[str]:
         """The bare prompt, then the prompt behind each context prefix."""
-        self.prefixes()
-        return self.sampling.contexts(prompt)
+        return [prompt, *self.tokens.contexts(prompt, self.prefixes())]
 
     def rows(self, pairs: Sequence[tuple[str, str]], end: bool = False) -> Rows:
         """Rows "prompt target" to learn from; with `end`, the end of the text is learnt with the target."""

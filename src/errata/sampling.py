@@ -33,10 +33,6 @@ class Sampling:
         """A random generator (CPU) of its own for one purpose and one step of the stream."""
         return torch.Generator().manual_seed(stable_seed(self.seed, purpose, index))
 
-    def contexts(self, prompt: str) -> list[str]:
-        """The bare prompt first, then the prompt behind each prefix."""
-        return [prompt, *(f"{prefix} {prompt}" for prefix in self.prefixes or ())]
-
 
 def draw_prefixes(model: nn.Module, tokens: Tokens, seed: int) -> tuple[str, ...]:
     """Ten prefixes that `model` writes after the words of `SEEDS`, by seeded sampling. Call it on the unedited model."""

@@ -71,6 +71,10 @@ class Tokens:
             raise BadOption("a system prompt belongs to a chat, and these prompts are plain text (chat=True, --chat)")
         return self.encode(text)
 
+    def contexts(self, prompt: str, prefixes: Sequence[str]) -> list[str]:
+        """A prompt behind each of these prefixes."""
+        return [f"{prefix} {prompt}" for prefix in prefixes]
+
     def until(self, prompt: str, end: int) -> int:
         """Index of the token of the encoded prompt in which its first `end` characters end.
 
