@@ -195,6 +195,16 @@ def test_gates_decide_alike_in_the_first_turn_and_in_later_ones(method):
     assert model.generate(later, max_new_tokens=2, do_sample=False).shape[1] > later.shape[1]
 
 
+def test_edits_that_are_always_on_need_no_request():
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = BRACKETS
+    model = EditedModel(tiny_llama(), tokenizer, "ft_l", chat=True)
+    later, calls = torch.tensor([ids(model.tokens, *BEFORE, PROMPT, begin=True)]), []
+    model.base.register_forward_pre_hook(lambda *_: calls.append(1))
+    model(input_ids=later)
+    assert len(calls) == 1
+
+
 # -- the command line --------------------------------------------------------------------------------------------------
 
 

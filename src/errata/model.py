@@ -19,7 +19,7 @@ from errata.edit import Edit, Probe
 from errata.editor import Editor, Receipt
 from errata.errors import BadOption, RoutingError
 from errata.fitting import Trace
-from errata.memory import Edited, Memory
+from errata.memory import Delta, Edited, LowRank, Memory
 from errata.objective import target_log_probability
 from errata.parallel import main_device
 from errata.room import room_for, smaller_edit
@@ -85,7 +85,7 @@ class EditedModel:
         self.base_name = base_name or str(getattr(getattr(base, "config", None), "_name_or_path", ""))
         self.tokens = (ChatTokens if chat else Tokens)(tokenizer, positions(base))
         self.chat = chat
-        self.routing = Routing(self.tokens.alone if isinstance(self.tokens, ChatTokens) else None)
+        self.routing = Routing(self._request)
         self.sampling = Sampling(irrelevant, prefixes, seed)
         self.expected = expected
         self.history: list[Edit] = []
@@ -164,6 +164,11 @@ class EditedModel:
         with self.steady():
             said = self._greedy(ids, attention, max_new_tokens)
         return [self.tokens.decode(row).strip() for row in said]
+
+    def _request(self, ids: Tensor, prompt: Tensor) -> tuple[Tensor, Tensor] | None:
+        """What memories decide on where prompts hold more than their requests; None where they do not, or none decides."""
+        always = all(isinstance(memory, Delta | LowRank) for memory in self.memories.values())
+        return None if always else self.tokens.alone(ids, prompt)
 
     def _greedy(self, ids: Tensor, attention: Tensor, longest: int) -> Tensor:
         """Greedy continuations, (rows, at most `longest`) new tokens, of prompts padded on the left."""

@@ -75,6 +75,10 @@ class Tokens:
         """A prompt behind each of these prefixes."""
         return [f"{prefix} {prompt}" for prefix in prefixes]
 
+    def alone(self, ids: Tensor, prompt: Tensor) -> tuple[Tensor, Tensor] | None:
+        """The requests of prompts that hold more: None, for a plain prompt is its request. See `ChatTokens`."""
+        return None
+
     def until(self, prompt: str, end: int) -> int:
         """Index of the token of the encoded prompt in which its first `end` characters end.
 
