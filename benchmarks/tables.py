@@ -1,9 +1,10 @@
 """Write the tables of README.md and docs/results.md, and all of docs/evidence.md, anew from the committed results.
 
 A table stands between `<!-- table: NAME -->` and `<!-- end -->`; NAME is a folder of benchmarks/results, then perhaps
-a scorer and the T to show: `atlas teacher_forced_token T=100`. Between `<!-- tuned: NAME -->` and `<!-- end -->` stands
-what `errata tune` chose, from benchmarks/tuning; between `<!-- neighbours -->` and `<!-- end -->` what
-`benchmarks/neighbours.py` found. With --check nothing is written, and the exit code is 1 where a file differs.
+a scorer and the T to show: `atlas teacher_forced_token T=100`. Between `<!-- tuned: NAME -->` and `<!-- end -->`
+stands what `errata tune` chose, from benchmarks/tuning; between `<!-- neighbours -->` and `<!-- end -->` what
+`benchmarks/neighbours.py` found, and between `<!-- chat -->` and `<!-- end -->` what `benchmarks/chat.py` did. With
+--check nothing is written, and the exit code is 1 where a file differs.
 """
 
 import argparse
@@ -19,13 +20,14 @@ from errata.bench.tune import FILE, Settings
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 TUNING = ROOT / "benchmarks" / "tuning"
-PAGES = ("README.md", "docs/results.md", "docs/field.md")
+PAGES = ("README.md", "docs/results.md", "docs/field.md", "docs/how-it-works.md")
 EVIDENCE = "docs/evidence.md"
 BLOCK = re.compile(
     r"(?P<begin><!-- table: (?P<name>\S+)(?: (?P<scorer>[a-z_]+))?(?: T=(?P<edits>\d+))? -->\n).*?(?P<end><!-- end -->)",
     re.DOTALL,
 )
 NEIGHBOURS = re.compile(r"(?P<begin><!-- neighbours -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
+CHAT = re.compile(r"(?P<begin><!-- chat -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
 TUNED = re.compile(r"(?P<begin><!-- tuned: (?P<name>\S+) -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
 
 
@@ -43,6 +45,10 @@ def rendered(text: str) -> str:
     def beside(found: re.Match[str]) -> str:
         return f"{found['begin']}\n{next_door(RESULTS / 'diagnoses' / 'neighbours.json')}\n\n{found['end']}"
 
+    def told(found: re.Match[str]) -> str:
+        return f"{found['begin']}\n{in_chats(RESULTS / 'diagnoses' / 'chat.json')}\n\n{found['end']}"
+
+    text = CHAT.sub(told, text)
     return NEIGHBOURS.sub(beside, TUNED.sub(choices, BLOCK.sub(table, text)))
 
 
@@ -54,6 +60,17 @@ def next_door(path: Path) -> str:
     for case, row in sorted(found.items(), key=lambda item: -item[1]["unchanged"]["same_relation"]):
         scores = (row["reliability"], row["generalization"], *row["unchanged"].values())
         lines.append(f"| {case} | " + " | ".join(f"{score:.2f}" for score in scores) + " |")
+    return "\n".join(lines)
+
+
+def in_chats(path: Path) -> str:
+    """The share of edits that each method answers in each chat, as Markdown; last what a model without edits keeps."""
+    found = json.loads(path.read_text(encoding="utf-8"))["found"]
+    kept = found.pop("unedited")
+    lines = ["| | " + " | ".join(kept) + " |", "|---|" + "---:|" * len(kept)]
+    for method, row in found.items():
+        lines.append(f"| {method} | " + " | ".join(f"{row[chat]['answered']:.2f}" for chat in kept) + " |")
+    lines.append("| no edits | " + " | ".join(f"{row['kept']:.2f}" for row in kept.values()) + " |")
     return "\n".join(lines)
 
 
