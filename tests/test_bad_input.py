@@ -338,7 +338,7 @@ def test_a_full_disk(acme, monkeypatch):
 
 
 def test_an_unexpected_error_is_one_line_without_debug(acme, monkeypatch):
-    monkeypatch.setattr(EditedModel, "answer", lambda *_: 1 / 0)
+    monkeypatch.setattr(EditedModel, "answer", lambda *_, **__: 1 / 0)
     assert "ZeroDivisionError" in refused("ask", acme, "Snow is", code=1)
     result = CliRunner().invoke(app, ["--debug", "ask", str(acme), "Snow is"])
     assert isinstance(result.exception, ZeroDivisionError)

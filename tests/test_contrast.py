@@ -83,6 +83,7 @@ def test_a_subject_that_is_not_said_is_the_name_in_the_prompt() -> None:
         ("The Governor General of Canada is", "Canada"),
         ("The books of Stephen King are", "Stephen King"),
         ("The motto of King's College is", "King's College"),
+        ("The Bank of President is", "Bank"),
         ("Who is the President?", "President"),
         ("home counties is within", None),
         ("What is it?", None),

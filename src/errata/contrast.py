@@ -108,7 +108,7 @@ def _bare(run: list[str]) -> list[str]:
         return []
     named = [i for i, word in enumerate(run) if word not in LINKS]
     run = run[named[0] : named[-1] + 1]
-    while run[-1].lower() in ROLES - NAMES:
+    while run[-1] in LINKS or run[-1].lower() in ROLES - NAMES:
         run = run[:-1]
     return run
 
