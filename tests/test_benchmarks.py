@@ -89,6 +89,21 @@ def test_edits_of_a_chat_are_asked_in_several(root, tmp_path):
 @pytest.mark.parametrize(
     ("told", "says"),
     [
+        (("--methods", "memo"), "no method here is called memo; there are memoir, "),
+        (("--edits", "0"), "--edits 0: at least 1"),
+    ],
+)
+def test_chats_of_what_there_is_not_are_refused_in_a_line(root, tmp_path, told, says):
+    command = [sys.executable, root / "benchmarks" / "chat.py", tmp_path, *told]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 2
+    assert says in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("told", "says"),
+    [
         (("--cases", "memo"), "no case is called memo; there are memoir; "),
         (("--edits", "999999"), "--edits 999999: at least 1, and 3 of the"),
         (("--data", "zsre:nowhere.json"), "nowhere.json"),

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from errata.edit import absent
 from errata.errors import BadEdit, BadOption, TooLong
 
 TABLE = re.compile(r"(^|\.)(wpe|\w*position\w*)(\.|$)")
@@ -173,7 +174,7 @@ class Tokens:
         """Index of the subject's last token in the encoded prompt. Raises `BadEdit` when it is not in the prompt."""
         place = prompt.find(subject)
         if place < 0:
-            raise BadEdit(f"the subject {subject!r} does not occur in the prompt {prompt!r}")
+            raise BadEdit(f"the subject {absent(subject, prompt)}")
         return self.until(prompt, place + len(subject))
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from errata.edit import Edit
+from errata.edit import Edit, absent
 from errata.errors import BadEdit, BadOption
 
 
@@ -41,4 +41,4 @@ def _why(edit: Edit) -> str:
     named = edit.meta.get("subject_missing")
     if named is None:
         return f"no subject is named for the prompt {edit.prompt!r}"
-    return f"the subject {named!r} does not occur in the prompt {edit.prompt!r}"
+    return f"the subject {absent(named, edit.prompt)}"
