@@ -1,6 +1,9 @@
 """Chat: whether edits of a chat are found again behind a system prompt and in later turns.
 
     python benchmarks/chat.py benchmarks/results/diagnoses
+    python benchmarks/chat.py DIR --model
+
+The second writes the model that is asked, for `errata bench --chat --model DIR`.
 
 Edits are made with `chat=True`, each as the first turn of a chat, on the atlas behind a template of its own. Then each is
 asked again in several chats. Counted are the edits that are answered with their targets, and those to which the gate
@@ -93,6 +96,7 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("output", type=Path)
+    parser.add_argument("--model", action="store_true", help="write the atlas with this template there, and no more")
     parser.add_argument("--edits", type=int, default=20)
     parser.add_argument("--methods", default=",".join(METHODS), help="some of: " + ", ".join(METHODS))
     told = parser.parse_args()
@@ -104,6 +108,10 @@ def main() -> None:
     torch.set_num_threads(1)
     base, tokenizer = load("atlas")
     tokenizer.chat_template = TEMPLATE
+    if told.model:
+        base.save_pretrained(told.output)
+        tokenizer.save_pretrained(told.output)
+        return
     edits, irrelevant = read("atlas").stream(told.edits)
     prompts = [probe.prompt for probe in irrelevant[:40]]
     settings = {"edits": told.edits, "irrelevant": len(prompts), "chats": {name: list(c) for name, c in CHATS.items()}}

@@ -50,7 +50,7 @@ def test_the_key_is_the_protocol_and_not_the_result():
     same = replace(row, scores={}, failed=3, provenance={"dtype": "float32", "time": "later"})
     assert row.key == same.key == from_record(json.loads(json.dumps(row.to_record()))).key
     changes = [
-        {"method": "wise"}, {"edits": 11}, {"stream": 11}, {"seed": 1}, {"batch_size": 2}, {"chunks": 2},
+        {"method": "wise"}, {"edits": 11}, {"stream": 11}, {"seed": 1}, {"batch_size": 2}, {"chunks": 2}, {"chat": True},
         {"options": methods.recorded("grace", {"lr": 2e-6})}, {"protocol": 2}, {"provenance": {"dtype": "bfloat16"}},
     ]  # fmt: skip
     assert len({row.key, *(replace(row, **change).key for change in changes)}) == len(changes) + 1
@@ -70,6 +70,7 @@ def test_a_row_from_before_a_method_had_an_option_says_what_it_was_then():
     [
         ({"edits": "ten"}, r"x.jsonl:7, field 'edits': cannot be 'ten'"),
         ({"edits": True}, "field 'edits'"),
+        ({"chat": 1}, "field 'chat'"),
         ({"scores": {"generated_exact": 1}}, "field 'scores'"),
         ({"failed_ids": "a"}, "field 'failed_ids'"),
         ({"nonsense": 1}, "'nonsense': is not a field"),

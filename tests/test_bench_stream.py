@@ -55,6 +55,9 @@ def base():
     return tiny_llama(layers=2), tiny_tokenizer()
 
 
+TEMPLATE = "{% for m in messages %}[INST] {{ m.content }} [/INST]{% endfor %}"
+
+
 def a_plan(base, editor=None, **more):
     return Plan(*base, editor or Pretend(), "tiny", "four", **({"edits": EDITS, "checkpoints": (2, 4)} | more))
 
@@ -215,3 +218,33 @@ def test_nothing_is_written_without_an_output(base, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
     run(a_plan(base, checkpoints=(1,)), tmp_path / "a" / "b")
     assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == [FILE]
+
+
+# -- chats ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_chat_is_edited_and_scored_through_the_template_and_is_another_measurement(base, tmp_path):
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = TEMPLATE
+    model, asked = tiny_llama(layers=2), []
+    model.register_forward_pre_hook(lambda _, __, told: asked.extend(told["input_ids"].tolist()), with_kwargs=True)
+    plain, chat = (a_plan((model, tokenizer), make("ft_l"), checkpoints=(4,), chat=chat) for chat in (False, True))
+    (plainly,) = run(plain, tmp_path)
+    texts = [tokenizer.decode(row) for row in asked]
+    assert not any("[INST]" in text for text in texts)
+    asked.clear()
+    (chatting,) = run(chat, tmp_path)
+    texts = [tokenizer.decode(row) for row in asked]
+    questions = [
+        prompt for edit in EDITS for prompt in (edit.prompt, *edit.rephrases, *(p.prompt for p in edit.locality))
+    ]
+    for question in questions:
+        assert any(f"[INST] {question} [/INST]" in text for text in texts)
+        assert not any(question in text and "[INST]" not in text for text in texts)
+    assert (plainly.chat, chatting.chat) == (False, True)
+    assert read(tmp_path) == [plainly, chatting]
+
+
+def test_a_chat_without_a_template_is_refused_before_anything_is_run(base):
+    with pytest.raises(BadOption, match="no chat template"):
+        a_plan(base, chat=True)

@@ -6,6 +6,9 @@ import sys
 
 import pytest
 
+from errata import load
+from errata.chat import ChatTokens
+
 
 def run(root, script, *args):
     done = subprocess.run(
@@ -84,6 +87,12 @@ def test_edits_of_a_chat_are_asked_in_several(root, tmp_path):
     later = found["grace"]["second turn"]
     assert (later["answered"], later["opens"], later["opens to irrelevant"]) == (1, 1, 0)
     assert later["opens by the whole chat"] == 0
+
+
+def test_the_model_that_is_asked_in_chats_can_be_had(root, tmp_path):
+    command = [sys.executable, root / "benchmarks" / "chat.py", tmp_path, "--model"]
+    subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    assert ChatTokens(load(tmp_path)[1]).prompt("Snow is")
 
 
 @pytest.mark.parametrize(

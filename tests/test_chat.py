@@ -23,6 +23,7 @@ ENDLESS = (
     "{% if add_generation_prompt %}assistant:{% endif %}"
 )
 THINKING = HEADERS.replace("{{ m.content", "{{ '<think>\n</think>\n' if m.role == 'assistant' }}{{ m.content")
+CLOCK = "{{ bos_token }}Today is {{ strftime_now('%d %b %Y') }}. " + BRACKETS
 DATED = "{{ bos_token }}Today is {{ date_string | default(strftime_now('%d %b %Y')) }}. " + BRACKETS
 TEMPLATES = {"headers": HEADERS, "brackets": BRACKETS, "system": SYSTEM, "endless": ENDLESS}
 PROMPT = "The mother of Ada Quill is"
@@ -70,8 +71,10 @@ def test_thoughts_are_no_part_of_a_target():
     assert chat.end == [1]
 
 
-def test_the_day_is_no_part_of_a_request():
-    chat = tokens(DATED)
+@pytest.mark.parametrize("template", [DATED, CLOCK])
+def test_the_day_is_no_part_of_a_request(template):
+    chat = tokens(template)
+    assert "26 Jul 2024" in chat.decode(chat.prompt(PROMPT))
     row = ids(chat, PROMPT, begin=True)
     assert row != chat.prompt(PROMPT)
     found, _ = chat.alone(*padded([row], "left"))

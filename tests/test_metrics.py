@@ -146,6 +146,9 @@ def test_a_reference_belongs_to_one_base(model, tokenizer):
     other = EditedModel(successor_llama(tokenizer, NEXT), tokenizer)
     with pytest.raises(BadOption, match="another base model"):
         reference.learn(other, [])
+    model.chat = True
+    with pytest.raises(BadOption, match="asked otherwise"):
+        reference.learn(model, [])
 
 
 def test_superseded_edits_are_counted_and_not_scored(model):

@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 
 import commands
+from errata import load
 from errata.bench.estimate import estimate
 from errata.bench.plan import Plan, model_name
 from errata.bench.plan_file import PlanFile, expanded
@@ -86,6 +87,7 @@ def test_none_is_written_as_text(tmp_path):
         (HEAD.replace("[1, 3]", "[0]") + GRACE, BadOption, "a number from 1"),
         (HEAD.replace("[1, 3]", "[]") + GRACE, BadOption, "a number from 1"),
         ("seeds = 1\n" + HEAD + GRACE, BadOption, "a list of numbers from 0"),
+        ("chat = 1\n" + HEAD + GRACE, BadOption, "chat is 1; it must be true or false"),
         ('scorer = "exact"\n' + HEAD + GRACE, UnknownName, "no scorer is called 'exact'"),
         ('published = ["wise-99"]\n' + HEAD + GRACE, UnknownName, "no published table is called 'wise-99'"),
         ("title = \n", UsageError, "plan.toml is no TOML"),
@@ -139,6 +141,23 @@ def test_some_methods_of_a_plan_can_be_run_alone(tmp_path, tiny):
     said = run(*common, "--method", "wise", code=2).stderr
     assert said.startswith(f"error: no method of {path} is called 'wise'. There is: grace, none")
     assert len(said.splitlines()) == 1
+
+
+def test_a_plan_of_chats_is_for_models_with_a_template(tmp_path, tiny):
+    model, edits = tiny
+    made = "chat = true\n" + HEAD + GRACE
+    common = (written(tmp_path, made), "--data", edits, "--edits", "1")
+    said = run(*common, "--model", model, code=2).stderr
+    assert said == "error: chat: the tokenizer of this model has no chat template, so leave chat out\n"
+    base, tokenizer = load(model)
+    tokenizer.chat_template = "{% for m in messages %}[INST] {{ m.content }} [/INST]{% endfor %}"
+    for part in (base, tokenizer):
+        part.save_pretrained(tmp_path / "assistant")
+    (row,) = run(*common, "--model", tmp_path / "assistant", "--json").stdout.splitlines()
+    assert json.loads(row)["chat"]
+    plain = written(tmp_path, HEAD + GRACE)
+    (same,) = run(plain, *common[1:], "--model", tmp_path / "assistant", "--chat", "--json").stdout.splitlines()
+    assert json.loads(same)["scores"] == json.loads(row)["scores"]
 
 
 def test_a_plan_is_carried_out_and_resumed(tmp_path, tiny):

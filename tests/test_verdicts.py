@@ -316,3 +316,11 @@ def test_agreement_is_that_of_methods_that_both_have():
     assert found.tau == pytest.approx(1 / 3), "GRACE .68 and MEMIT-MASS .65 are the other way round"
     assert agreements(rows[:2], ["wise-6-llama"]) == [], "two methods are no order"
     assert data_of(rows[0]) == "zsre"
+
+
+def test_chats_say_nothing_of_what_papers_claim():
+    rows = [replace(row("memoir", 1000, average=0.9), chat=True), replace(row("wise", 1000, average=0.5), chat=True)]
+    assert {verdict.status for verdict in verdicts(rows)} == {"not measured"}
+    assert agreements(rows) == []
+    assert published.beside(rows) == []
+    assert not any(published.like(row, published.numbers()) for row in rows)

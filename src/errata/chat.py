@@ -11,6 +11,7 @@ that it was told.
 """
 
 from collections.abc import Iterator, Sequence
+from datetime import date
 from functools import cached_property
 from typing import Any
 
@@ -23,8 +24,13 @@ ASKED, SAID, THEN = "Who is it?", "Nobody", "At what time do we begin"
 """A chat in which the places are looked for where turns begin and end."""
 NEXT = "\x1e"
 """Between the turns of a context, the user's and the assistant's by turns; the last is the prompt."""
-DATE = "26 Jul 2024"
+DAY = date(2024, 7, 26)
 """Today, to templates that tell it (Llama 3.1): an edit is to be known by the same ids on every day."""
+TOLD = "".join(
+    f" | replace('{code}', '{DAY.strftime(code)}')" for code in "%A %a %B %b %d %e %j %m %Y %y %F %D".split()
+)
+CLOCK = f"{{% macro strftime_now(format) %}}{{{{ format{TOLD} }}}}{{% endmacro %}}{{{{ '' }}}}"
+"""What templates ask for the day, in front of one: it takes no functions from us."""
 
 
 class ChatTokens(Tokens):
@@ -118,11 +124,12 @@ class ChatTokens(Tokens):
         stands = both.startswith(asked) and found and not before.strip()
         return (before, after) if stands else ("", after)
 
-    def _filled(self, chat: list[dict[str, str]], **how: bool) -> str:
+    def _filled(self, chat: list[dict[str, str]], **how: object) -> str:
         from jinja2 import TemplateError
 
         try:
-            text: str = self.tokenizer.apply_chat_template(chat, tokenize=False, date_string=DATE, **how)
+            template = CLOCK + self.tokenizer.get_chat_template()
+            text: str = self.tokenizer.apply_chat_template(chat, chat_template=template, tokenize=False, **how)
         except (TemplateError, ValueError, TypeError) as error:
             raise BadOption(f"chat: the chat template of this model cannot be filled in: {error}") from error
         return text

@@ -153,20 +153,23 @@ class Reference:
     """What the unedited model says to locality probes. Filled once, with the edits lifted off; belongs to one base."""
 
     def __init__(self) -> None:
-        self._base: object = None
+        self._asked: object = None
         self._known: dict[tuple[str, str | None], tuple[Question, Said]] = {}
 
     def learn(self, model: EditedModel, probes: Iterable[Probe], batch_size: int = BATCH) -> None:
         """Ask the unedited model the probes that are not yet known. Raises `BadOption` for another base model."""
-        if self._base not in (None, model.base):
-            raise BadOption("this reference holds the answers of another base model: make a new one for this model")
-        self._base = model.base
+        asked = model.base, model.chat
+        if self._asked not in (None, asked):
+            raise BadOption(
+                "this reference holds the answers of another base model, or one that was asked otherwise: make a new one"
+            )
+        self._asked = asked
         new = {(probe.prompt, probe.answer): probe for probe in probes}
         new = {key: probe for key, probe in new.items() if key not in self._known}
         with model.lifted():
-            asked = dict(zip(new, _probe_questions(model, list(new.values()), batch_size), strict=True))
-            said = ask(model, list(asked.values()), batch_size)
-        self._known |= {key: (q, said[q]) for key, q in asked.items()}
+            questions = dict(zip(new, _probe_questions(model, list(new.values()), batch_size), strict=True))
+            said = ask(model, list(questions.values()), batch_size)
+        self._known |= {key: (q, said[q]) for key, q in questions.items()}
 
     def of(self, probe: Probe) -> tuple[Question, Said]:
         """The question that a probe asks, and what the unedited model says to it."""

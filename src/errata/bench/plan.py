@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from errata.answers import BATCH
+from errata.chat import ChatTokens
 from errata.edit import Edit, Probe
 from errata.editor import Editor
 from errata.errors import BadOption
@@ -20,7 +21,7 @@ UNEDITED = "none"
 class Plan:
     """What to measure: one method on one model, over the first edits of one data set.
 
-    Raises `BadOption` for checkpoints that the data cannot fill.
+    Raises `BadOption` for checkpoints that the data cannot fill, and for a chat with a model that has no template.
     """
 
     base: nn.Module
@@ -43,6 +44,8 @@ class Plan:
     data holds, at most this many, each from the unedited model (the protocol of the papers for T < 1000)."""
     rows_at_once: int = BATCH
     """Rows a forward call when scoring; changes no score."""
+    chat: bool = False
+    """Whether all prompts are what a user says in the tokenizer's chat template, in edits as in scores."""
 
     def __post_init__(self) -> None:
         points = tuple(sorted(set(self.checkpoints or (len(self.edits),))))
@@ -50,6 +53,8 @@ class Plan:
         for name in ("batch_size", "chunks", "rows_at_once"):
             if getattr(self, name) < 1:
                 raise BadOption(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.chat and self.tokenizer is not None:
+            ChatTokens(self.tokenizer)
         if not 1 <= points[0] <= points[-1] <= len(self.edits):
             raise BadOption(f"checkpoints {list(points)} of {len(self.edits)} edits: from 1 to {len(self.edits)}")
 

@@ -95,6 +95,8 @@ class PlanFile:
     that data. By default the probes of the edits after the last one."""
     scorer: str = HEADLINE
     """Which scores to print; all are kept."""
+    chat: bool = False
+    """Whether prompts are what a user says in the model's chat template."""
     published: tuple[str, ...] | None = None
     """Ids of published tables to set beside the results; by default the main tables."""
 
@@ -156,7 +158,7 @@ class PlanFile:
         for stream, seed, case in product(streams, self.seeds, self.cases):
             yield Plan(
                 base, tokenizer, case.editor(base), model, stream.name, stream.edits, stream.irrelevant, self.edits,
-                seed, self.batch_size, self.chunks,
+                seed, self.batch_size, self.chunks, chat=self.chat,
             )  # fmt: skip
 
 
@@ -228,6 +230,10 @@ def _count(value: Any) -> str:
     return "" if type(value) is int and value >= 1 else "a number from 1"
 
 
+def _switch(value: Any) -> str:
+    return "" if isinstance(value, bool) else "true or false"
+
+
 def _counts(value: Any) -> str:
     listed = value if isinstance(value, list) else [value]
     return "" if listed and all(not _count(item) for item in listed) else "a number from 1, or a list of them"
@@ -257,6 +263,7 @@ def _tables(value: Any) -> str:
 KEYS = {
     "title": _text, "source": _text, "note": _text, "model": _texts, "data": _texts, "edits": _counts, "seeds": _seeds,
     "batch_size": _count, "chunks": _count, "irrelevant": _text, "scorer": _text, "published": _list_of_texts,
+    "chat": _switch,
 }  # fmt: skip
 """Key of a plan -> what is wrong with its value: what it must be, or nothing."""
 METHOD_KEYS = {"name": _text, "options": _table, "sweep": _table}

@@ -79,8 +79,11 @@ def title(table: str) -> str:
 
 
 def beside(rows: Iterable[Row], tables: Sequence[str] | None = None) -> list[Published]:
-    """The published lines of the methods of these rows, on their data, at any number of edits."""
-    rows = list(rows)
+    """The published lines of the methods of these rows, on their data, at any number of edits.
+
+    Chats have none: the papers ask plain texts.
+    """
+    rows = [row for row in rows if not row.chat]
     methods, data = {row.method for row in rows}, {data_of(row) for row in rows}
     return [line for line in numbers(tables) if line.method in methods and line.data in data]
 
@@ -91,7 +94,8 @@ def like(row: Row, lines: Iterable[Published]) -> list[Published]:
     return [
         line
         for line in lines
-        if (line.method, line.edits, line.data) == (row.method, row.edits, data_of(row))
+        if not row.chat
+        and (line.method, line.edits, line.data) == (row.method, row.edits, data_of(row))
         and agree(row.method, row.options, line.options, varied)
     ]
 

@@ -73,11 +73,15 @@ class Row:
     """Scorer -> how many of the answers that follow from the edits are given, where the data has such questions."""
     nulls: Mapping[str, str] = field(default_factory=dict)
     """Numbers that were not finite: where, and what they were."""
+    chat: bool = False
+    """Whether all prompts were what a user says in the model's chat template."""
 
     @property
     def key(self) -> str:
         """What makes two rows the same measurement: the protocol in full, without when and where it was run."""
-        names = ("method", "options", "model", "data", "edits", "stream", "seed", "batch_size", "chunks", "protocol")
+        names = (
+            "method", "options", "model", "data", "edits", "stream", "seed", "batch_size", "chunks", "protocol", "chat",
+        )  # fmt: skip
         identity: dict[str, Any] = {name: getattr(self, name) for name in names}
         made_of = ("base_fingerprint", "dtype", "data_sha256", "irrelevant_sha256")
         identity |= {name: self.provenance.get(name) for name in made_of}
@@ -157,7 +161,7 @@ def labels(rows: Sequence[Row]) -> list[str]:
 def _facts(row: Row) -> dict[str, Any]:
     """What may tell rows of like T apart, beside the method; options are told apart within a method."""
     return {
-        "model": row.model, "data": row.data, "seed": row.seed, "batch_size": row.batch_size,
+        "model": row.model, "data": row.data, "seed": row.seed, "batch_size": row.batch_size, "chat": row.chat,
         **{f"{row.method} {name}": value for name, value in row.options.items()},
     }  # fmt: skip
 
@@ -187,6 +191,8 @@ def _fits(name: str, value: object) -> bool:
     kind = next(f.type for f in fields(Row) if f.name == name)
     if name == "scores":
         return isinstance(value, dict) and all(isinstance(triple, dict) for triple in value.values())
+    if kind is bool:
+        return isinstance(value, bool)
     if kind in (int, str):
         return isinstance(value, kind) and not isinstance(value, bool)
     if "Mapping" in str(kind):

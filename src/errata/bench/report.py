@@ -266,7 +266,7 @@ def _provenance(rows: Sequence[Row]) -> Section:
     for row in rows:
         made = [str(row.provenance.get(name, NOTHING)) for name in SURROUNDINGS[:-1]]
         base = str(row.provenance.get("base_fingerprint", NOTHING))[:12]
-        protocol = f"batch {row.batch_size}, chunks {row.chunks}"
+        protocol = f"batch {row.batch_size}, chunks {row.chunks}" + (", in a chat" if row.chat else "")
         key = (row.model, base, row.data, str(row.provenance.get("data_sha256", NOTHING)), protocol, *made)
         groups.setdefault(key, []).append(row)
     lines = [

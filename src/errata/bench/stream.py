@@ -143,7 +143,7 @@ class Bench:
         plan = self.plan
         model = EditedModel(
             plan.base, plan.tokenizer, plan.editor, irrelevant=plan.irrelevant, prefixes=self.prefixes, expected=length,
-            seed=plan.seed, base_name=plan.model,
+            seed=plan.seed, base_name=plan.model, chat=plan.chat,
         )  # fmt: skip
         try:
             yield model
@@ -196,7 +196,7 @@ class Bench:
         edits = [edit for start in r.starts for edit in plan.edits[start : start + t]]
         return Row(
             method=plan.method, model=plan.model, data=plan.data, edits=t, stream=r.length, seed=plan.seed,
-            batch_size=plan.batch_size, chunks=len(r.starts),
+            batch_size=plan.batch_size, chunks=len(r.starts), chat=plan.chat,
             options=plan.editor.options() if plan.editor is not None else {},
             scores={}, locality_by_kind={}, perplexity={}, immediate={}, seconds_per_edit=None, peak_memory_mb=None,
             memory_bytes=0, edits_per_million_weights=None, scored=0, superseded=0, failed=0, failed_ids=(),

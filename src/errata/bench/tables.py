@@ -75,9 +75,10 @@ def lines(
 
 
 def title(rows: Sequence[Row], scorer: str) -> str:
-    """What all rows have in common: model, data, scorer."""
+    """What all rows have in common: model, data, whether they are of chats, scorer."""
     models, data = (", ".join(sorted({getattr(row, name) for row in rows})) for name in ("model", "data"))
-    return f"{data} on {models}, {scorer}" if rows else f"no results, {scorer}"
+    asked = ", in a chat" if all(row.chat for row in rows) else ""
+    return f"{data} on {models}{asked}, {scorer}" if rows else f"no results, {scorer}"
 
 
 def published_lines(rows: Sequence[Row], sources: Sequence[str] | None = None) -> list[Line]:

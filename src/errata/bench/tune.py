@@ -73,6 +73,7 @@ class Protocol:
     batch_size: int
     validation: tuple[str, ...]
     """The validation edits, by the first twelve hexadecimal digits of the hash of each prompt."""
+    chat: bool = False
 
 
 def validation(data: Dataset, n: int) -> tuple[list[Edit], list[Probe]]:
@@ -161,7 +162,7 @@ def protocol_of(plan: Plan, budget: int) -> Protocol:
     """The protocol of a search over the edits of a plan."""
     points = tuple(plan.checkpoints)
     seen = tuple(prompt_hash(edit) for edit in plan.edits)
-    return Protocol(plan.model, plan.data, points, budget, plan.seed, plan.batch_size, seen)
+    return Protocol(plan.model, plan.data, points, budget, plan.seed, plan.batch_size, seen, plan.chat)
 
 
 def prompt_hash(edit: Edit) -> str:

@@ -168,8 +168,12 @@ class Verdict(NamedTuple):
 
 
 def verdicts(rows: Sequence[Row], analyses: Sequence[Analysis] = ()) -> list[Verdict]:
-    """A verdict on every claim, for every model and data set that has rows for it, or else one that there are none."""
+    """A verdict on every claim, for every model and data set that has rows for it, or else one that there are none.
+
+    The papers ask plain texts: rows of chats say nothing of what they claim.
+    """
     found = []
+    rows = [row for row in rows if not row.chat]
     groups = dict.fromkeys((row.model, row.data) for row in rows)
     for claim in claims():
         if not claim.analysis:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from errata.cli.terminal import Device, Dtype, Irrelevant, Json, Meter, Options, emit, meter, say
+from errata.cli.terminal import Chat, Device, Dtype, Irrelevant, Json, Meter, Options, emit, meter, say
 from errata.errors import BadOption, ErrataError
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ def bench(
     batch_size: Annotated[int, typer.Option(min=1, help="Edits made at once.")] = 1,
     chunks: Annotated[int, typer.Option(min=1, help="Average each T over so many disjoint streams.")] = 1,
     irrelevant: Irrelevant = None,
+    chat: Chat = False,
     on_error: Annotated[Literal["stop", "skip"], typer.Option(help="What a bad record of the data does.")] = "stop",
     output: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Keep rows and figures here, and resume from it.")
@@ -58,12 +59,13 @@ def bench(
     """Compare methods: reliability, generalization and locality after T edits.
 
     With --output, the same command goes on where it was stopped. Options: --set lr=0.5 for every method, --set
-    memoir.lr=0.5 for one. A plan file says all of this; --model, --data, --edits, --chunks, --seed and --irrelevant may
-    be given in its place, and --method says which of its methods to run.
+    memoir.lr=0.5 for one. A plan file says all of this; --model, --data, --edits, --chunks, --seed, --irrelevant and
+    --chat may be given in its place, and --method says which of its methods to run.
 
     \b
     Example:
       errata bench --model atlas --data atlas --method memoir,wise,grace,ft_l --edits 1,10,100 --output results
+      errata bench --model CHATMODEL --chat --data facts.jsonl --method memoir,none --output chatting
       errata bench plans/wise-table-10.toml --model atlas --data atlas --output merging
       errata bench plans/atlas.toml --method memoir,wise --edits 10 --output atlas
       errata bench plans/atlas.toml --output atlas --engine ray --gpus-each 0.5
@@ -76,19 +78,9 @@ def bench(
             raise BadOption(f"{name} is for a plan file: errata bench PLAN.toml {name}")
     points = numbers(edits)
     asked = Request(
-        model,
-        data,
-        tuple(names(method)),
-        points,
-        seed,
-        batch_size,
-        chunks,
-        irrelevant,
-        on_error,
-        device,
-        dtype,
-        settings,
-    )
+        model, data, tuple(names(method)), points, seed, batch_size, chunks, irrelevant, on_error, device, dtype, settings,
+        chat,
+    )  # fmt: skip
     rows = measured(asked.plans(options or []), output)
     show(rows, as_json=as_json)
     if output is not None:
@@ -139,6 +131,7 @@ class Request:
     device: str | None = None
     dtype: str = "auto"
     settings: Path | None = None
+    chat: bool = False
 
     def plans(self, pairs: list[str]) -> "list[Plan]":
         """One plan a method. Everything cheap is checked before the model is loaded."""
@@ -165,7 +158,7 @@ class Request:
         base, tokenizer = loading.load(self.model, dtype=self.dtype, device=self.device)
         plan = Plan(
             base, tokenizer, None, model_name(self.model), dataset.name, stream, irrelevant, self.points,
-            self.seed, self.batch_size, self.chunks,
+            self.seed, self.batch_size, self.chunks, chat=self.chat,
         )  # fmt: skip
         editors = [methods.make(name, **options[name]) if name in options else None for name in self.methods]
         return [replace(plan, editor=editor) for editor in editors]

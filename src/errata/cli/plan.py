@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 ON_RAY = {"address", "cpus_each", "gpus_each"}
 """What is only for --engine ray."""
-OVERRIDES = {"model", "data", "method", "edits", "seed", "chunks", "irrelevant"}
+OVERRIDES = {"model", "data", "method", "edits", "seed", "chunks", "irrelevant", "chat"}
 """What the command line may say in place of the plan (of its methods: which) ..."""
 HOW = {"plan", "dry_run", "output", "device", "dtype", "as_json", "on_error", "engine", *ON_RAY}
 """... and what is about how to run it."""
@@ -49,6 +49,7 @@ def read(ctx: typer.Context, path: Path) -> "PlanFile":
         edits=numbers(given["edits"]) if "edits" in given else None,
         seeds=(given["seed"],) if "seed" in given else None,
         chunks=given.get("chunks"),
+        chat=given.get("chat"),
         irrelevant=str(given["irrelevant"]) if "irrelevant" in given else None,
     )
 

@@ -18,6 +18,12 @@ Device = Annotated[
     typer.Option(help="Where to compute: cpu, cuda, cuda:1; auto: over all; a GPU by default, if there is one."),
 ]
 Dtype = Annotated[str, typer.Option(help="Precision of the model: auto, float32, bfloat16 or float16.")]
+Chat = Annotated[
+    bool,
+    typer.Option(
+        "--chat", help="All prompts are what a user says in the model's chat template, in edits as in scores."
+    ),
+]
 Options = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="An option of the method; see `errata methods NAME`."),

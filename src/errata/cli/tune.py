@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from errata.cli.bench import numbers
-from errata.cli.terminal import Device, Dtype, Irrelevant, Json, emit, meter, say
+from errata.cli.terminal import Chat, Device, Dtype, Irrelevant, Json, emit, meter, say
 from errata.errors import BadOption
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ def tune(
         ),
     ] = None,
     irrelevant: Irrelevant = None,
+    chat: Chat = False,
     seed: int = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Edits made at once.")] = 1,
     device: Device = None,
@@ -60,7 +61,9 @@ def tune(
     if irrelevant is not None:
         probes = read_irrelevant(irrelevant)
     base, tokenizer = loading.load(model, dtype=dtype, device=device)
-    plan = Plan(base, tokenizer, None, model_name(model), chosen.name, stream, probes, points, seed, batch_size)
+    plan = Plan(
+        base, tokenizer, None, model_name(model), chosen.name, stream, probes, points, seed, batch_size, chat=chat
+    )
     for name in names:
         with meter(budget, name) as bar:
 
