@@ -164,7 +164,7 @@ def test_a_system_prompt_is_left_out():
 
 def test_half_of_the_contexts_are_earlier_turns(chat):
     prefixes = ("Yes", "Snow is white", "I see", "Because")
-    found = chat.contexts(PROMPT, prefixes)
+    found = chat.contexts([PROMPT] * 4, prefixes)
     later = [
         ids(chat, "Snow is white", "Yes", PROMPT, begin=True),
         ids(chat, "I see", "Snow is white", PROMPT, begin=True),

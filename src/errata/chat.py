@@ -48,12 +48,12 @@ class ChatTokens(Tokens):
         """Token ids of a prompt as the user's turn, up to where the assistant begins to speak; behind a system prompt."""
         return self._alone(self._turn(text, system))
 
-    def contexts(self, prompt: str, prefixes: Sequence[str]) -> list[str]:
-        """A prompt behind each of these prefixes: half of them begin its turn, and half are an earlier one."""
+    def contexts(self, prompts: Sequence[str], prefixes: Sequence[str]) -> list[str]:
+        """Prompts, each behind its prefix: half of these begin its turn, and half are an earlier one."""
         said = [prefixes[i - 1] for i in range(len(prefixes))]
         return [
             NEXT.join((prefix, answer, prompt)) if i % 4 in (1, 2) else f"{prefix} {prompt}"
-            for i, (prefix, answer) in enumerate(zip(prefixes, said, strict=True))
+            for i, (prefix, answer, prompt) in enumerate(zip(prefixes, said, prompts, strict=True))
         ]
 
     def until(self, prompt: str, end: int) -> int:

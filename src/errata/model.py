@@ -208,9 +208,10 @@ class EditedModel:
                 self.sampling.prefixes = draw_prefixes(self.base, self.tokens, self.sampling.seed)
         return self.sampling.prefixes
 
-    def contexts(self, prompt: str) -> list[str]:
-        """The bare prompt, then the prompt behind each context prefix."""
-        return [prompt, *self.tokens.contexts(prompt, self.prefixes())]
+    def contexts(self, prompt: str, wording: Callable[[], str] | None = None) -> list[str]:
+        """The bare prompt, then behind each context prefix the prompt, or a `wording` of it."""
+        prefixes = self.prefixes()
+        return [prompt, *self.tokens.contexts([prompt if wording is None else wording() for _ in prefixes], prefixes)]
 
     def rows(self, pairs: Sequence[tuple[str, str]], end: bool = False) -> Rows:
         """Rows "prompt target" to learn from; with `end`, the end of the text is learnt with the target."""

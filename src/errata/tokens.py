@@ -72,9 +72,9 @@ class Tokens:
             raise BadOption("a system prompt belongs to a chat, and these prompts are plain text (chat=True, --chat)")
         return self.encode(text)
 
-    def contexts(self, prompt: str, prefixes: Sequence[str]) -> list[str]:
-        """A prompt behind each of these prefixes."""
-        return [f"{prefix} {prompt}" for prefix in prefixes]
+    def contexts(self, prompts: Sequence[str], prefixes: Sequence[str]) -> list[str]:
+        """Prompts, each behind its prefix."""
+        return [f"{prefix} {prompt}" for prefix, prompt in zip(prefixes, prompts, strict=True)]
 
     def alone(self, ids: Tensor, prompt: Tensor) -> tuple[Tensor, Tensor] | None:
         """The requests of prompts that hold more: None, for a plain prompt is its request. See `ChatTokens`."""

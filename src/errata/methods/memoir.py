@@ -27,6 +27,7 @@ from errata.masks import pack, unpack
 from errata.memory import add
 from errata.objective import target_nll
 from errata.residual_memory import FEATURES, ResidualMemory
+from errata.wording import wordings
 
 if TYPE_CHECKING:
     from errata.model import EditedModel
@@ -41,7 +42,7 @@ class Memoir(Editor):
     name: ClassVar[str] = "memoir"
     depth: ClassVar[float] = 27 / 31
     published_layers: ClassVar[dict[tuple[str, int], int]] = {("llama", 32): 27, ("mistral", 32): 27, ("gptj", 28): 21}
-    unsaid: ClassVar[dict[str, object]] = {"protect": 0.0, "faint": 1.0, "contrast": 0.0}
+    unsaid: ClassVar[dict[str, object]] = {"protect": 0.0, "faint": 1.0, "contrast": 0.0, "reworded": 0.0}
     search: ClassVar[dict[str, tuple[object, ...]]] = {
         "lr": (0.02, 0.05, 0.1), "active": (1 / 7, 2 / 7, 4 / 7), "protect": (0.0, 3.0, 10.0), "faint": (0.5, 1.0),
     }  # fmt: skip
@@ -98,6 +99,9 @@ class Memoir(Editor):
     faint: float = 0.5
     """In every other context an edit learns to answer from this share of what it reads, so that a rephrasing, which reads
     less than the prompt does, is answered too. 1: from all, in every context [paper]."""
+    reworded: float = 0.5
+    """Behind its context prefixes an edit is learnt from other wordings, in which this share of the prompt's small words is
+    left out (`errata.wording`). 0: from the prompt itself [paper]."""
     protect: float = 3.0
     """How firmly an edit leaves alone what earlier ones read through its columns (`errata.protection`), without which
     they are overwritten as edits come; takes a matrix of (ff, ff). 0: not at all [paper]; `lr=0.02 loss=0.005` then
@@ -117,6 +121,7 @@ class Memoir(Editor):
         )
         self.check(self.optimizer in OPTIMIZERS, f"optimizer {self.optimizer!r}: one of {', '.join(OPTIMIZERS)}")
         self.check(0 < self.faint <= 1, f"faint={self.faint}: a share, in (0, 1]")
+        self.check(0 <= self.reworded <= 1, f"reworded={self.reworded}: a share, in [0, 1]")
         self.check(self.protect >= 0, f"protect={self.protect}: not negative")
         self.check(0 <= self.contrast < 1, f"contrast={self.contrast}: a share, in [0, 1)")
         self.check(self.tries >= 1, f"tries={self.tries}: at least 1")
@@ -162,7 +167,9 @@ class Memoir(Editor):
         """
         memory = model.memories[self.name]
         assert isinstance(memory, ResidualMemory)
-        pairs = [[(context, edit.target) for context in model.contexts(edit.prompt)] for edit in edits]
+        seed, share = model.sampling.seed, self.reworded
+        contexts = [model.contexts(edit.prompt, wordings(edit, share, seed)) for edit in edits]
+        pairs = [[(context, edit.target) for context in own] for edit, own in zip(edits, contexts, strict=True)]
         batch = Batch(model, memory, pairs, self.end)
         with model.routing.reading(batch.whole.rows.prompt):
             features = batch.whole.each(memory.features(batch.whole.suffix.a))
