@@ -157,7 +157,7 @@ def test_without_conditional_activation_every_prompt_is_answered(overlap: str) -
 
 
 def test_prefixed_prompts_are_ways_to_the_same_columns() -> None:
-    model, default = made(prefixed=True), edited("memoir", "llama")
+    model, default = made(prefixed=True, reworded=0.0), edited("memoir", "llama")
     assert memory(model).masks.shape[1] == 4 * len(EDITS), "the bare prompt, and behind each of three prefixes"
     assert len(memory(model).written) == len(EDITS)
     assert torch.equal(memory(model).masks[:, ::4], memory(default).masks)

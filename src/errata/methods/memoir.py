@@ -76,7 +76,7 @@ class Memoir(Editor):
     permutation: bool = True
     """Whether masks are permuted [paper]; without, an edit writes through the very features that are largest on it."""
     prefixed: bool = False
-    """Whether the masks of the prompt behind each context prefix are stored too, as ways to the same edit [paper: no]."""
+    """Whether the masks of the prompt, or of its wordings, behind each context prefix are stored too [paper: no]."""
     steps: int = 70
     """Most steps an edit [released: 30 to 70]."""
     optimizer: str = "adalayer"
