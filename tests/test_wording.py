@@ -45,6 +45,12 @@ def test_a_text_that_goes_on_keeps_its_last_word() -> None:
     assert all(text.endswith(" is") for text in found)
 
 
+def test_lines_stay_lines() -> None:
+    found = some(Edit("Q: Who is it that runs Acme?\nA:", "Ada"))
+    assert len(found) > 5
+    assert all(text.endswith("Acme?\nA:") for text in found)
+
+
 @pytest.mark.parametrize("prompt", ["Who is it?", "?", "Where"])
 def test_something_is_always_asked(prompt: str) -> None:
     assert some(Edit(prompt, "Ada"), 1.0) == {prompt}

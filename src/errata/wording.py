@@ -34,7 +34,7 @@ def reworded(edit: Edit, share: float, random: Random) -> str:
     body = edit.prompt.rstrip(" ?.!")
     mark = edit.prompt[len(body) :].strip()
     subject = subject_of(edit) or ""
-    words = (body.replace(subject, PLACE, 1) if subject else body).split()
+    words = re.split(" +", body.replace(subject, PLACE, 1) if subject else body)
     end = [] if mark else words[-1:]
     words = [word for word in words[: len(words) - len(end)] if word.lower() not in STARTS or random.random() >= share]
     if random.random() < FIRST:
