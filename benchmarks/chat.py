@@ -8,10 +8,12 @@ The second writes the model that is asked, for `errata bench --chat --model DIR`
 Edits are made with `chat=True`, each as the first turn of a chat, on the atlas behind a template of its own. Then each is
 asked again in several chats. Counted are the edits that are answered with their targets, and those to which the gate
 opens, by the last turn alone as it does and, for comparison, by the whole chat; and of irrelevant prompts those to which it
-opens. Beside them: how many of its answers to irrelevant prompts the unedited model keeps in such a chat.
+opens. Beside them: how many of its answers to irrelevant prompts the unedited model keeps in such a chat. `chat.json` is
+written after each method; methods that it holds are not measured again.
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -92,6 +94,13 @@ def kept(model: EditedModel, prompts: Sequence[str], before: Sequence[tuple[str,
     return sum(same) / len(same)
 
 
+def known(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """What a file of the same settings holds; nothing, where there is none."""
+    content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    same = content.get("settings") == json.loads(json.dumps(settings))
+    return dict(content["found"]) if same else {}
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -115,10 +124,12 @@ def main() -> None:
     edits, irrelevant = read("atlas").stream(told.edits)
     prompts = [probe.prompt for probe in irrelevant[:40]]
     settings = {"edits": told.edits, "irrelevant": len(prompts), "chats": {name: list(c) for name, c in CHATS.items()}}
-    model = EditedModel(base, tokenizer, irrelevant=irrelevant, chat=True)
-    found: dict[str, Any] = {"unedited": {name: {"kept": kept(model, prompts, chat)} for name, chat in CHATS.items()}}
-    model.detach()
-    for method in told.methods.split(","):
+    found = known(told.output / "chat.json", settings)
+    if not found:
+        model = EditedModel(base, tokenizer, irrelevant=irrelevant, chat=True)
+        found["unedited"] = {name: {"kept": kept(model, prompts, chat)} for name, chat in CHATS.items()}
+        model.detach()
+    for method in [name for name in told.methods.split(",") if name not in found]:
         model = EditedModel(base, tokenizer, method, irrelevant=irrelevant, expected=told.edits, chat=True)
         failed = 0
         for edit in edits:
