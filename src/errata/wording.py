@@ -27,9 +27,8 @@ def wordings(edit: Edit, share: float, seed: int) -> Callable[[], str] | None:
 def reworded(edit: Edit, share: float, random: Random) -> str:
     """The prompt of an edit without about this `share` of its small words (`errata.contrast.STARTS`).
 
-    Its subject is whole, as `subject_of` has it. Where no mark ends the prompt its last word stays: there the answer
-    begins.
-    A prompt without small words, as in most languages but English, changes its order alone.
+    Its subject is whole, as `subject_of` has it. Where no mark ends the prompt its last word stays, for there the answer
+    begins. A prompt without small words, as in most languages but English, changes its order alone.
     """
     body = edit.prompt.rstrip(" ?.!")
     mark = edit.prompt[len(body) :].strip()
