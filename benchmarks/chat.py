@@ -13,7 +13,6 @@ written after each method; methods that it holds are not measured again.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,9 +21,9 @@ from typing import Any
 import torch
 
 from errata import EditedModel, load
-from errata.analysis.findings import Findings, made_on
+from errata.analysis.findings import Findings, found_before, made_on
 from errata.data import load as read
-from errata.errors import EditFailed
+from errata.errors import EditFailed, ErrataError
 
 METHODS = ("memoir", "grace", "lemoe", "wise")
 TEMPLATE = (
@@ -94,13 +93,6 @@ def kept(model: EditedModel, prompts: Sequence[str], before: Sequence[tuple[str,
     return sum(same) / len(same)
 
 
-def known(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """What a file of the same settings holds; nothing, where there is none."""
-    content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    same = content.get("settings") == json.loads(json.dumps(settings))
-    return dict(content["found"]) if same else {}
-
-
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -124,7 +116,10 @@ def main() -> None:
     edits, irrelevant = read("atlas").stream(told.edits)
     prompts = [probe.prompt for probe in irrelevant[:40]]
     settings = {"edits": told.edits, "irrelevant": len(prompts), "chats": {name: list(c) for name, c in CHATS.items()}}
-    found = known(told.output / "chat.json", settings)
+    try:
+        found = found_before(told.output, "chat", settings)
+    except ErrataError as error:
+        parser.error(str(error))
     if not found:
         model = EditedModel(base, tokenizer, irrelevant=irrelevant, chat=True)
         found["unedited"] = {name: {"kept": kept(model, prompts, chat)} for name, chat in CHATS.items()}

@@ -10,7 +10,6 @@ prompts as always. `neighbours.json` is written after each method; methods that 
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,7 +19,7 @@ from typing import Any
 import torch
 
 from errata import EditedModel, load, methods
-from errata.analysis.findings import Findings, made_on
+from errata.analysis.findings import Findings, found_before, made_on
 from errata.contrast import contrasts
 from errata.data import load as read
 from errata.data import read_irrelevant
@@ -90,7 +89,12 @@ def main() -> None:
     if unknown := set(told.cases.split(";")) - set(CASES):
         parser.error(f"no case is called {', '.join(sorted(unknown))}; there are {'; '.join(CASES)}")
     torch.set_num_threads(1)
+    asked = {
+        "model": Path(told.model).name, "data": Path(told.data).name,
+        "irrelevant": told.irrelevant and Path(told.irrelevant).name, "edits": told.edits, "others": OTHERS,
+    }  # fmt: skip
     try:
+        found = found_before(told.output, "neighbours", asked)
         data, (base, tokenizer) = read(told.data), load(told.model)
         irrelevant = read_irrelevant(told.irrelevant) if told.irrelevant else data.irrelevant
     except ErrataError as error:
@@ -98,13 +102,6 @@ def main() -> None:
     stream, pool = data.edits[: told.edits], data.edits[told.edits :]
     if told.edits < 1 or len(pool) < OTHERS:
         parser.error(f"--edits {told.edits}: at least 1, and {OTHERS} of the {len(data.edits)} rows must be left over")
-    asked = {
-        "model": Path(told.model).name, "data": Path(told.data).name,
-        "irrelevant": told.irrelevant and Path(told.irrelevant).name, "edits": told.edits, "others": OTHERS,
-    }  # fmt: skip
-    path = told.output / "neighbours.json"
-    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    found = dict(known["found"]) if known.get("settings") == asked else {}
     for case in told.cases.split(";"):
         if case not in found:
             found[case] = row(case, base, tokenizer, irrelevant, stream, pool)

@@ -96,30 +96,22 @@ def test_the_model_that_is_asked_in_chats_can_be_had(root, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("told", "says"),
+    ("script", "told", "says"),
     [
-        (("--methods", "memo"), "no method here is called memo; there are memoir, "),
-        (("--edits", "0"), "--edits 0: at least 1"),
+        ("chat", ("--methods", "memo"), "no method here is called memo; there are memoir, "),
+        ("chat", ("--edits", "0"), "--edits 0: at least 1"),
+        ("neighbours", ("--cases", "memo"), "no case is called memo; there are memoir; "),
+        ("neighbours", ("--edits", "999999"), "--edits 999999: at least 1, and 3 of the"),
+        ("neighbours", ("--data", "zsre:nowhere.json"), "nowhere.json"),
+        ("chat", ("{broken",), "chat.json holds no findings, or is damaged"),
+        ("neighbours", ("{broken",), "neighbours.json holds no findings, or is damaged"),
     ],
 )
-def test_chats_of_what_there_is_not_are_refused_in_a_line(root, tmp_path, told, says):
-    command = [sys.executable, root / "benchmarks" / "chat.py", tmp_path, *told]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 2
-    assert says in done.stderr.splitlines()[-1]
-    assert "Traceback" not in done.stderr
-
-
-@pytest.mark.parametrize(
-    ("told", "says"),
-    [
-        (("--cases", "memo"), "no case is called memo; there are memoir; "),
-        (("--edits", "999999"), "--edits 999999: at least 1, and 3 of the"),
-        (("--data", "zsre:nowhere.json"), "nowhere.json"),
-    ],
-)
-def test_neighbours_of_what_there_is_not_are_refused_in_a_line(root, tmp_path, told, says):
-    command = [sys.executable, root / "benchmarks" / "neighbours.py", tmp_path, *told]
+def test_what_there_is_not_is_refused_in_a_line(root, tmp_path, script, told, says):
+    if told[0].startswith("{"):
+        (tmp_path / f"{script}.json").write_text(told[0])
+        told = ()
+    command = [sys.executable, root / "benchmarks" / f"{script}.py", tmp_path, *told]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 2
     assert says in done.stderr.splitlines()[-1]

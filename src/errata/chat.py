@@ -124,7 +124,7 @@ class ChatTokens(Tokens):
         stands = both.startswith(asked) and found and not before.strip()
         return (before, after) if stands else ("", after)
 
-    def _filled(self, chat: list[dict[str, str]], **how: object) -> str:
+    def _filled(self, chat: list[dict[str, str]], **how: bool) -> str:
         from jinja2 import TemplateError
 
         try:

@@ -15,6 +15,7 @@ import errata
 from errata.bench import provenance
 from errata.disk import replace_all
 from errata.edit import Edit
+from errata.errors import DamagedFile
 
 FORMAT = 1
 """Of the files."""
@@ -59,6 +60,23 @@ class Findings:
             "found": dict(self.found),
             "provenance": dict(self.provenance),
         }
+
+
+def found_before(directory: Path, analysis: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What the file of an analysis in a directory holds, if the same was asked then; nothing where there is none.
+
+    Raises `DamagedFile` for a file of that name which holds something else.
+    """
+    path = directory / Findings(analysis, {}, {}).file
+    if not path.exists():
+        return {}
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+        return dict(told["found"]) if told["settings"] == json.loads(json.dumps(settings)) else {}
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedFile(
+            f"{path} holds no findings, or is damaged ({error}); remove it, or give another directory"
+        ) from None
 
 
 def made_on(base: nn.Module, edits: Iterable[Edit]) -> dict[str, Any]:
