@@ -1,15 +1,13 @@
 """Chat: whether edits of a chat are found again behind a system prompt and in later turns.
 
-    python benchmarks/chat.py benchmarks/results/diagnoses
-    python benchmarks/chat.py DIR --model
+    python -m errata.atlas.chatting --output atlas-chat
+    python benchmarks/chat.py benchmarks/results/diagnoses --model atlas-chat
 
-The second writes the model that is asked, for `errata bench --chat --model DIR`.
-
-Edits are made with `chat=True`, each as the first turn of a chat, on the atlas behind a template of its own. Then each is
-asked again in several chats. Counted are the edits that are answered with their targets, and those to which the gate
-opens, by the last turn alone as it does and, for comparison, by the whole chat; and of irrelevant prompts those to which it
-opens. Beside them: how many of its answers to irrelevant prompts the unedited model keeps in such a chat. `chat.json` is
-written after each method; methods that it holds are not measured again.
+Edits are made with `chat=True`, each as the first turn of a chat. Then each is asked again in several chats, in none of
+which the model was taught to chat. Counted are the edits that are answered with their targets, asked as they were made and
+in another wording, and those to which the gate opens, by the last turn alone as it does and, for comparison, by the whole
+chat; and of irrelevant prompts those to which it opens. Beside them: how many of its answers to irrelevant prompts the
+unedited model keeps in such a chat. `chat.json` is written after each method; methods that it holds are not measured again.
 """
 
 import argparse
@@ -22,15 +20,11 @@ import torch
 
 from errata import EditedModel, load
 from errata.analysis.findings import Findings, found_before, made_on
+from errata.atlas.chatting import TEMPLATE
 from errata.data import load as read
 from errata.errors import EditFailed, ErrataError
 
 METHODS = ("memoir", "grace", "lemoe", "wise")
-TEMPLATE = (
-    "{% for m in messages %}{% if m.role == 'system' %}{{ m.content }}\n"
-    "{% elif m.role == 'user' %}Question: {{ m.content }}\n{% else %}Answer: {{ m.content }}\n{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}Answer:{% endif %}"
-)
 RULES = "You are a helpful assistant who answers in a few words."
 MORE = (
     " Be polite. The user is a customer of our shop, and the shop is open from nine to five. Never speak of prices. Never"
@@ -64,6 +58,12 @@ def answer(model: EditedModel, ids: torch.Tensor) -> str:
     return model.tokens.decode(out[0, ids.shape[1] :]).partition("\n")[0].strip()
 
 
+def right(model: EditedModel, chats: Sequence[torch.Tensor]) -> float:
+    """The share of edits, each asked in its own chat, that are answered with their targets."""
+    said = [answer(model, ids).startswith(edit.target) for ids, edit in zip(chats, model.edits, strict=True)]
+    return sum(said) / len(said)
+
+
 @torch.no_grad()
 def opens(model: EditedModel, chats: Sequence[torch.Tensor]) -> float:
     """The share of chats to which the gate opens."""
@@ -78,8 +78,9 @@ def shares(model: EditedModel, prompts: Sequence[str], before: Sequence[tuple[st
     """What becomes of all edits and of these irrelevant prompts in a chat."""
     asked = [ids_of(model.tokens.tokenizer, before, edit.prompt) for edit in model.edits]
     far = [ids_of(model.tokens.tokenizer, before, prompt) for prompt in prompts]
-    said = [answer(model, ids).startswith(edit.target) for ids, edit in zip(asked, model.edits, strict=True)]
-    found = {"answered": sum(said) / len(said), "opens": opens(model, asked), "opens to irrelevant": opens(model, far)}
+    other = [ids_of(model.tokens.tokenizer, before, edit.rephrases[0]) for edit in model.edits]
+    found = {"answered": right(model, asked), "rephrased": right(model, other)}
+    found |= {"opens": opens(model, asked), "opens to irrelevant": opens(model, far)}
     alone, model.routing.alone = model.routing.alone, None
     found["opens by the whole chat"] = opens(model, asked)
     model.routing.alone = alone
@@ -97,7 +98,9 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("output", type=Path)
-    parser.add_argument("--model", action="store_true", help="write the atlas with this template there, and no more")
+    parser.add_argument(
+        "--model", help="a chat model that knows the atlas; by default the embedded one, behind a template"
+    )
     parser.add_argument("--edits", type=int, default=20)
     parser.add_argument("--methods", default=",".join(METHODS), help="some of: " + ", ".join(METHODS))
     told = parser.parse_args()
@@ -107,12 +110,12 @@ def main() -> None:
     if told.edits < 1:
         parser.error(f"--edits {told.edits}: at least 1")
     torch.set_num_threads(1)
-    base, tokenizer = load("atlas")
-    tokenizer.chat_template = TEMPLATE
-    if told.model:
-        base.save_pretrained(told.output)
-        tokenizer.save_pretrained(told.output)
-        return
+    try:
+        base, tokenizer = load(told.model or "atlas")
+    except ErrataError as error:
+        parser.error(str(error))
+    if told.model is None:
+        tokenizer.chat_template = TEMPLATE
     edits, irrelevant = read("atlas").stream(told.edits)
     prompts = [probe.prompt for probe in irrelevant[:40]]
     settings = {"edits": told.edits, "irrelevant": len(prompts), "chats": {name: list(c) for name, c in CHATS.items()}}

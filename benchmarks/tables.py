@@ -64,12 +64,16 @@ def next_door(path: Path) -> str:
 
 
 def in_chats(path: Path) -> str:
-    """The share of edits that each method answers in each chat, as Markdown; last what a model without edits keeps."""
+    """The share of edits that each method answers in each chat, as they were made and in another wording, as Markdown.
+
+    Last what a model without edits keeps.
+    """
     found = json.loads(path.read_text(encoding="utf-8"))["found"]
     kept = found.pop("unedited")
     lines = ["| | " + " | ".join(kept) + " |", "|---|" + "---:|" * len(kept)]
     for method, row in found.items():
-        lines.append(f"| {method} | " + " | ".join(f"{row[chat]['answered']:.2f}" for chat in kept) + " |")
+        shares = [f"{row[chat]['answered']:.2f} {row[chat]['rephrased']:.2f}" for chat in kept]
+        lines.append(f"| {method} | " + " | ".join(shares) + " |")
     lines.append("| no edits | " + " | ".join(f"{row['kept']:.2f}" for row in kept.values()) + " |")
     return "\n".join(lines)
 

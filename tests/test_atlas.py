@@ -2,23 +2,26 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from random import Random
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from errata import atlas
-from errata.atlas import corpus, reading
+from errata import atlas, load
+from errata.atlas import chatting, corpus, further, reading
 from errata.atlas.edits import Split, as_record, write_sets
 from errata.atlas.geography import countries
 from errata.atlas.recall import questions
 from errata.atlas.train import Recipe
 from errata.atlas.wordings import FAMILIES, PHRASES, wordings
 from errata.atlas.world import PERSON_RELATIONS, Fact, world
+from errata.chat import ChatTokens
 from errata.edit import LOCALITY_KINDS, Edit
 from errata.errors import UnknownName
 from errata.pretraining.muon import orthogonalised
@@ -278,10 +281,92 @@ def test_what_is_asked_to_see_whether_it_reads_was_not_trained_on():
 
 
 def test_every_other_batch_is_of_the_world_itself(tokenizer):
-    groups = reading.batches(world(0), tokenizer.backend_tokenizer, 400)
+    groups = further.batches(reading.LESSON, world(0), tokenizer, 400)
     read, known = ([tokenizer.decode(row.ids) for row in next(groups)] for _ in range(2))
     assert all("\n" in text for text in read)
     assert not any("\n" in text for text in known)
+
+
+# How a model is taught to chat
+
+
+def turns(text: str) -> list[tuple[str, str]]:
+    """The questions and answers of a chat; the last answer is still due."""
+    said = [turn.partition("\nAnswer:") for turn in text.split("Question: ")[1:]]
+    return [(asked, answer.strip().removesuffix(corpus.END)) for asked, _, answer in said]
+
+
+def test_chats_ask_for_facts_behind_rules_and_answered_turns(by_prompt, tokenizer):
+    made, ruled, lengths = world(0), 0, Counter()
+    for fact, text in zip(made.facts, chatting.epoch(made, 3, tokenizer), strict=True):
+        *before, (asked, due) = turns(text.prompt)
+        assert (due, text.rest) == ("", f" {fact.object}{corpus.END}")
+        assert asked in [fact.prompt(wording) for wording in fact.trained]
+        assert all(by_prompt[one].object == answer for one, answer in before)
+        ruled += not text.prompt.startswith("Question: ")
+        lengths[len(before)] += 1
+    assert 0.4 < ruled / len(made.facts) < 0.6
+    assert set(lengths) == {0, 1, 2, 3}
+
+
+def test_what_is_asked_to_see_whether_it_chats_is_in_wordings_that_it_has_not_seen(by_prompt, tokenizer):
+    made = world(0)
+    trained = {fact.prompt(wording) for fact in made.facts for wording in fact.trained}
+    for first in (True, False):
+        asked = [
+            (turns(question.prompt), question) for question in chatting.questions(made, 50, tokenizer, first=first)
+        ]
+        assert any(len(chat) > 1 for chat, _ in asked) != first
+        for chat, question in asked:
+            assert chat[-1][0] not in trained
+            assert by_prompt[chat[-1][0]].object == question.answer
+
+
+def test_a_chat_is_learnt_as_the_template_encodes_it(tokenizer):
+    texts = chatting.epoch(world(0), 0, tokenizer)
+    text = next(text for text in texts if text.prompt.startswith("Question: ") and len(turns(text.prompt)) == 1)
+    ((asked, _),) = turns(text.prompt)
+    written = AutoTokenizer.from_pretrained(atlas.model_path())
+    written.chat_template = chatting.TEMPLATE
+    chat = ChatTokens(written)
+    assert chat.prompt(asked) == tokenizer.backend_tokenizer.encode(text.prompt).ids
+    assert chat.pair(asked, text.rest.removesuffix(corpus.END))[1] + chat.end == (
+        tokenizer.backend_tokenizer.encode(text.rest, add_special_tokens=False).ids
+    )
+
+
+def test_a_model_goes_on_from_the_embedded_one_and_is_saved_with_its_template(tmp_path, monkeypatch, model):
+    monkeypatch.setattr(further, "measure", lambda *_: {"facts": 5726})  # it asks for all of them
+    lesson = replace(
+        chatting.LESSON,
+        questions=lambda made, tokens: {"recall": chatting.questions(made, 4, tokens, first=True)},
+    )
+    measured = further.teach(lesson, tmp_path / "new", None, seed=0, steps=1, rate=1e-3)
+    assert json.loads((tmp_path / "new" / "metrics.json").read_text(encoding="utf-8")) == measured
+    assert measured["base"] == "atlas"
+    assert 0 <= measured["recall"] <= 1
+    taught, written = load(str(tmp_path / "new"))
+    assert written.chat_template == chatting.TEMPLATE
+    assert taught.model.layers[0].mlp.up_proj.weight.shape == model.model.layers[0].mlp.up_proj.weight.shape
+    assert not torch.equal(taught.model.layers[0].mlp.up_proj.weight, model.model.layers[0].mlp.up_proj.weight)
+
+
+@pytest.mark.parametrize("module", ["reading", "chatting"])
+@pytest.mark.parametrize("damaged", [False, True])
+def test_what_is_no_model_is_nothing_to_go_on_from(module, damaged, tmp_path):
+    base = tmp_path / "base"
+    if damaged:
+        shutil.copytree(atlas.model_path(), base)
+        os.truncate(base / "model.safetensors", 1000)
+    else:
+        base.mkdir()
+    command = [sys.executable, "-m", f"errata.atlas.{module}", "--output", tmp_path / "out", "--base", base]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "400"})
+    assert done.returncode == 2
+    assert "Invalid value for --base" in done.stderr
+    assert ("cannot be read" if damaged else "config.json") in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 # How the model is trained

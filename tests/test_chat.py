@@ -1,12 +1,14 @@
 """Chat: prompts are encoded as `apply_chat_template` does it, targets and ends stand where the template puts them."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from commands import refused, run
 from errata import EditedModel, load
 from errata.chat import ChatTokens
-from errata.errors import BadOption
+from errata.errors import BadEdit, BadOption
 from tiny import EDITS, tiny_llama, tiny_tokenizer
 
 HEADERS = (
@@ -22,6 +24,22 @@ ENDLESS = (
     "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
     "{% if add_generation_prompt %}assistant:{% endif %}"
 )
+RULED = (
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}[INST] {{ rules if rules and loop.PLACE }}"
+    "{{ m.content }} [/INST]{% elif m.role == 'assistant' %} {{ m.content }}</s>{% endif %}{% endfor %}"
+)
+TAGGED = (
+    "{% set rules = '<<SYS>>\n' + messages[0].content + '\n<</SYS>>\n\n' if messages[0].role == 'system' %}" + RULED
+)
+BLANK = "{% set rules = messages[0].content + '\n\n' if messages[0].role == 'system' %}" + RULED
+WITHIN = {
+    "first turn, tagged": TAGGED.replace(
+        "loop.PLACE", "m == (messages | selectattr('role', 'equalto', 'user') | first)"
+    ),
+    "first turn": BLANK.replace("loop.PLACE", "m == (messages | selectattr('role', 'equalto', 'user') | first)"),
+    "last turn": BLANK.replace("loop.PLACE", "loop.last"),
+}
+"""Templates that put a system prompt into a turn of the user, as those of Llama 2, Gemma 3 and Mistral do."""
 THINKING = HEADERS.replace("{{ m.content", "{{ '<think>\n</think>\n' if m.role == 'assistant' }}{{ m.content")
 CLOCK = "{{ bos_token }}Today is {{ strftime_now('%d %b %Y') }}. " + BRACKETS
 DATED = "{{ bos_token }}Today is {{ date_string | default(strftime_now('%d %b %Y')) }}. " + BRACKETS
@@ -162,6 +180,46 @@ def test_a_system_prompt_is_left_out():
     assert found[attention.bool()].tolist() == chat.prompt(PROMPT) * 2
 
 
+@pytest.mark.parametrize("behind", ["<think></think>", "Of course. ", "I look.</s>\n<tool>\nIt is.</s>\n<assistant>\n"])
+def test_what_the_assistant_has_begun_to_say_is_left_out(chat, behind):
+    row = [*chat.prompt(PROMPT), *chat._alone(behind)]
+    found, attention = chat.alone(*padded([row, chat.prompt(PROMPT)], "left"))
+    assert [ids[mask.bool()].tolist() for ids, mask in zip(found, attention, strict=True)] == [chat.prompt(PROMPT)] * 2
+
+
+@pytest.mark.parametrize("template", WITHIN.values(), ids=WITHIN)
+@pytest.mark.parametrize("before", [(), BEFORE], ids=["first", "later"])
+@pytest.mark.parametrize("rules", ["Say so.", "Say so.\n\nSay no more.\n\n"])
+def test_a_system_prompt_in_the_turn_of_the_user_is_left_out(template, before, rules):
+    chat = tokens(template)
+    said = [("system", rules), *zip(("user", "assistant") * 2, before, strict=False), ("user", PROMPT)]
+    turns = [{"role": role, "content": text} for role, text in said]
+    row = chat.tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
+    assert chat.decode(row).count("Say so.") == 1
+    found, attention = chat.alone(*padded([row, row], "left"))
+    assert found[attention.bool()].tolist() == chat.prompt(PROMPT) * 2
+    assert chat.alone(*padded([chat.prompt(PROMPT)], "left")) is None
+
+
+def test_a_turn_with_paragraphs_is_left_whole_where_tags_tell_it_from_a_system_prompt():
+    prompt = "Snow is white\n\nIce is"
+    tagged, blank = tokens(WITHIN["first turn, tagged"]), tokens(WITHIN["first turn"])
+    tagged.check(prompt)
+    assert tagged.alone(*padded([tagged.prompt(prompt)], "left")) is None
+    found, attention = blank.alone(*padded([blank.prompt(prompt)], "left"))
+    assert found[attention.bool()].tolist() == blank.prompt("Ice is")
+
+
+def test_an_edit_that_would_be_taken_for_a_system_prompt_and_a_question_is_refused(tmp_path):
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = WITHIN["first turn"]
+    model = EditedModel(tiny_llama(), tokenizer, "memoir", chat=True)
+    with pytest.raises(BadEdit, match="between a system prompt and a question"):
+        model.edit(replace(EDITS[0], prompt=f"So.\n\n{EDITS[0].prompt}"))
+    assert not model.edits
+    model.edit(EDITS[0])
+
+
 def test_half_of_the_contexts_are_earlier_turns(chat):
     prefixes = ("Yes", "Snow is white", "I see", "Because")
     found = chat.contexts([PROMPT] * 4, prefixes)
@@ -175,6 +233,19 @@ def test_half_of_the_contexts_are_earlier_turns(chat):
         last = chat.until(context, context.index("Ada Quill") + len("Ada Quill"))
         assert chat.decode(chat.prompt(context)[: last + 1]).endswith("Ada Quill")
         assert chat.pair(context, "Dora Penn")[0] == chat.prompt(context)
+
+
+@pytest.mark.parametrize(
+    "refuses",
+    [
+        "{% if messages[0].role == 'system' %}{{ raise_exception('no system prompts') }}{% endif %}",
+        "{% set messages = messages | rejectattr('role', 'equalto', 'system') | list %}",
+    ],
+)
+def test_a_template_without_a_place_for_system_prompts_has_nothing_around_them(refuses):
+    chat = tokens(refuses + WITHIN["first turn"])
+    assert chat.around_system is None
+    assert chat.alone(*padded([chat.prompt(f"Snow is\n\n{PROMPT}")], "left")) is None
 
 
 @pytest.mark.parametrize("method", ["grace", "memoir", "wise", "lemoe", "defer", "neuraldb", "in_context"])
@@ -196,6 +267,17 @@ def test_gates_decide_alike_in_the_first_turn_and_in_later_ones(method):
         if score is not None:
             torch.testing.assert_close(found[1][name][1], score)
     assert model.generate(later, max_new_tokens=2, do_sample=False).shape[1] > later.shape[1]
+
+
+@pytest.mark.parametrize("template", WITHIN.values(), ids=WITHIN)
+def test_an_edit_is_found_behind_a_system_prompt_in_its_own_turn(template):
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = template
+    model = EditedModel(tiny_llama(), tokenizer, "memoir", chat=True)
+    model.edit(EDITS[0])
+    alone = model.explain(EDITS[0].prompt)["memories"]
+    assert alone[0]["answers"]
+    assert model.explain(EDITS[0].prompt, system="The user is in a hurry.\n\nSay so.")["memories"] == alone
 
 
 def test_edits_that_are_always_on_need_no_request():

@@ -22,8 +22,9 @@ from errata.tokens import Tokens
 
 ASKED, SAID, THEN = "Who is it?", "Nobody", "At what time do we begin"
 """A chat in which the places are looked for where turns begin and end."""
-NEXT = "\x1e"
-"""Between the turns of a context, the user's and the assistant's by turns; the last is the prompt."""
+NEXT = "\ufdd0"
+"""Between the turns of a context, the user's and the assistant's by turns; the last is the prompt. A noncharacter of
+Unicode, which is for use within a program and stands in no text."""
 DAY = date(2024, 7, 26)
 """Today, to templates that tell it (Llama 3.1): an edit is to be known by the same ids on every day."""
 TOLD = "".join(
@@ -47,6 +48,15 @@ class ChatTokens(Tokens):
     def prompt(self, text: str, system: str | None = None) -> list[int]:
         """Token ids of a prompt as the user's turn, up to where the assistant begins to speak; behind a system prompt."""
         return self._alone(self._turn(text, system))
+
+    def check(self, prompt: str) -> None:
+        """Raises `BadEdit` for a prompt of an edit that would be taken for a system prompt and a question."""
+        before, behind = self.around_system or ("", "")
+        if behind and not before.strip() and behind in prompt.strip():
+            raise BadEdit(
+                f"the chat template of this model has {behind!r} between a system prompt and a question, so the prompt"
+                f" {prompt!r} would be taken for both: leave that out"
+            )
 
     def contexts(self, prompts: Sequence[str], prefixes: Sequence[str]) -> list[str]:
         """Prompts, each behind its prefix: half of these begin its turn, and half are an earlier one."""
@@ -75,14 +85,41 @@ class ChatTokens(Tokens):
     def end(self) -> list[int]:
         """The id that ends the assistant's turn, alone in a list; where the template names none, the end of a text."""
         _, after = self._around(self._turn(ASKED), ASKED, SAID)
-        special = {token for token, added in self.tokenizer.added_tokens_decoder.items() if added.special}
-        return [token for token in self._alone(after) if token in special][:1] or super().end
+        return [token for token in self._alone(after) if token in self._special][:1] or super().end
+
+    @cached_property
+    def _special(self) -> frozenset[int]:
+        """Ids that no text has."""
+        return frozenset(token for token, added in self.tokenizer.added_tokens_decoder.items() if added.special)
+
+    @cached_property
+    def around_system(self) -> tuple[str, str] | None:
+        """What a template that puts a system prompt into the user's turn has before it there, and behind it; else None.
+
+        Llama 2 has tags around it. Gemma 3 and Mistral have nothing before and an empty line behind, and then a turn does
+        not say whether it begins with a system prompt.
+        """
+        plain = self._turn(ASKED)
+        header = plain[: plain.rfind(ASKED)]
+        try:
+            ruled = self._turn(ASKED, THEN)
+        except BadOption:  # no system prompts
+            return None
+        before, _, rest = ruled.removeprefix(header).partition(THEN)
+        behind = rest[: rest.rfind(ASKED)]
+        return (before, behind) if ruled.startswith(header) and behind else None
 
     @cached_property
     def first(self) -> list[int]:
         """The ids before what the user says in the first turn; empty where they depend on what that is."""
         one, *others = (self.prompt(said) for said in (ASKED, THEN, THEN.lower()))
         return one[: min(_same(one, other) for other in others)]
+
+    @cached_property
+    def last(self) -> list[int]:
+        """The ids behind what the user says, up to where the assistant begins to speak."""
+        one, *others = (self.prompt(said)[::-1] for said in (ASKED, THEN, THEN.lower()))
+        return one[: min(_same(one, other) for other in others)][::-1]
 
     @cached_property
     def header(self) -> list[int]:
@@ -103,7 +140,29 @@ class ChatTokens(Tokens):
 
     def _last_turn(self, row: list[int]) -> list[int]:
         begins = list(_places(row, self.header)) if self.header else []
-        return self.first + row[begins[-1] + len(self.header) :] if begins else row
+        return self.first + self._request(row[begins[-1] + len(self.header) :]) if begins else row
+
+    def _request(self, turn: list[int]) -> list[int]:
+        """What the user says in a turn, and what ends it: without a system prompt before, or thoughts or tools behind."""
+        ends = list(_places(turn, self.last)) if self.last else []
+        if not ends:
+            return turn
+        said = turn[: ends[0] if self._special.intersection(self.last) else ends[-1]]
+        asked = self._below_system(said)
+        return self.prompt(asked)[len(self.first) :] if asked else said + self.last
+
+    def _below_system(self, said: list[int]) -> str:
+        """What the user says below a system prompt in the same turn; empty where the template puts none there, or none is.
+
+        Where nothing is before it, it is taken to end at the last place where it could.
+        """
+        if self.around_system is None:
+            return ""
+        before, behind = self.around_system
+        text = self.tokenizer.decode(said, clean_up_tokenization_spaces=False).strip()
+        if before.strip():
+            return text.partition(behind.strip() or behind)[2].strip() if text.startswith(before.strip()) else ""
+        return text.rpartition(behind)[2].strip() if behind in text else ""
 
     def _turn(self, prompt: str, system: str | None = None) -> str:
         """The text of a chat in which the user has said this, and the assistant is about to speak."""

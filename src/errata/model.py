@@ -217,6 +217,12 @@ class EditedModel:
         """Rows "prompt target" to learn from; with `end`, the end of the text is learnt with the target."""
         return self.tokens.rows(pairs, self.device, end)
 
+    def asked(self, edits: Sequence[Edit]) -> Rows:
+        """The prompts and targets of edits as rows. Raises `BadEdit` for one that cannot be made."""
+        for edit in edits:
+            self.tokens.check(edit.prompt)
+        return self.rows([(edit.prompt, edit.target) for edit in edits])
+
     def suffix(
         self, memory: Memory, rows: Rows, *, wanted: Tensor | None = None, touched: Tensor | None = None
     ) -> Suffix:
@@ -299,7 +305,7 @@ class EditedModel:
 
     def _made(self, edits: Sequence[Edit], in_force: dict[str, Edit]) -> list[Receipt]:
         """Make these edits, and measure what became of their targets."""
-        rows = self.tokens.rows([(edit.prompt, edit.target) for edit in edits], self.device)
+        rows = self.asked(edits)
         start = time.perf_counter()
         with self.steady(), self._as_before_on_failure():
             before = self.target_probability(rows)

@@ -95,7 +95,7 @@ class Store:
         if not new:
             return model.edit_batch(edits)
         bodies = [self._asked(edit, who or Who()) for edit in new]
-        model.tokens.rows([(edit.prompt, edit.target) for edit in new])
+        model.asked(new)
         self._begin()
         first = self.ledger.events[-1].seq + 1
         made = self._record(

@@ -72,6 +72,9 @@ class Tokens:
             raise BadOption("a system prompt belongs to a chat, and these prompts are plain text (chat=True, --chat)")
         return self.encode(text)
 
+    def check(self, prompt: str) -> None:
+        """Raises `BadEdit` for a prompt that an edit cannot have; a plain prompt can be any. See `ChatTokens`."""
+
     def contexts(self, prompts: Sequence[str], prefixes: Sequence[str]) -> list[str]:
         """Prompts, each behind its prefix."""
         return [f"{prefix} {prompt}" for prefix, prompt in zip(prefixes, prompts, strict=True)]

@@ -9,24 +9,14 @@ one of another fact, which must not matter. The corrections are made up anew in 
 changes, so that what is learnt is to read. Every other batch is of the texts of the world, so that it is not forgotten.
 """
 
-import json
-import time
-from collections.abc import Iterator
-from pathlib import Path
 from random import Random
-from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import Progress
-from tokenizers import Tokenizer
 
-from errata.atlas import batches as of_facts
-from errata.atlas.corpus import END, Text, first_epoch
-from errata.atlas.train import Recipe, measure
+from errata.atlas.corpus import END, Text
+from errata.atlas.further import RATE, STEPS, Base, Lesson, Output, Rate, Seed, Steps, teach
 from errata.atlas.wordings import Wording
-from errata.atlas.world import Fact, World, world
-from errata.pretraining.batches import Row
+from errata.atlas.world import Fact, World
 from errata.pretraining.recall import Question
 
 CORRECTION = "{prompt} {target}.\n"
@@ -62,15 +52,6 @@ def questions(made: World, number: int, *, beside: bool) -> list[Question]:
     return asked
 
 
-def batches(made: World, tokenizer: Tokenizer, tokens: int) -> Iterator[list[Row]]:
-    """Endless groups of rows, of at most `tokens` tokens each when padded: in turn with a correction, and without."""
-    reading = of_facts.batches(made, tokenizer, tokens, texts=epoch)
-    knowing = of_facts.batches(made, tokenizer, tokens, first_epoch(leg=2))
-    for read, known in zip(reading, knowing, strict=True):
-        yield read
-        yield known
-
-
 def _text(fact: Fact, others: list[Fact], made: World, random: Random) -> Text:
     beside = random.random() < BESIDE
     about = _other(fact, others, random) if beside else fact
@@ -102,70 +83,18 @@ def _made_up(fact: Fact, made: World, random: Random) -> str:
     return random.choice([other for other in made.pools[fact.relation] if other != fact.object])
 
 
-def train(base: Path | None, output: Path, steps: int, rate: float, seed: int, console: Console) -> dict[str, Any]:
-    """Teach a model of the world of this seed to read (the embedded one by default), and save it in `output`.
-
-    Returns what was measured of it.
-    """
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from errata.atlas import model_path
-    from errata.pretraining import tokenizer as tokens
-    from errata.pretraining.fitting import Losses, Rates, fit
-    from errata.pretraining.llama import falling
-    from errata.pretraining.recall import recall
-
-    made, recipe = world(seed), Recipe(seed)
-    source = base or model_path()
-    model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(source)
-    learnt: Tokenizer = tokenizer.backend_tokenizer
-    output.mkdir(parents=True, exist_ok=True)
-    model.train()
-    rates, losses = Rates(rate, rate * recipe.embedding_rate / recipe.learning_rate, recipe.weight_decay), Losses()
-    groups = batches(made, learnt, recipe.batch_tokens)
-    started = time.perf_counter()
-    with Progress(console=console) as progress:
-        task = progress.add_task("training", total=steps)
-        for losses in fit(model, groups, tokens.id_of(learnt, tokens.PAD), falling(steps, 1.0, 0.0, 15), rates):
-            progress.update(task, advance=1, description=f"training, loss {losses.smooth:.3f}")
-    seconds = time.perf_counter() - started
-    model.to(torch.bfloat16).save_pretrained(output)
-    tokenizer.save_pretrained(output)
-    model.float().eval()
-    return {
-        "base": str(base or "atlas"),
-        "steps": steps,
-        "rate": rate,
-        "training_seconds": round(seconds),
-        "final_loss": round(losses.smooth, 4),
-        "believes_corrections": round(recall(model, tokenizer, questions(made, ASKED, beside=False)), 4),
-        "keeps_answers_beside_others": round(recall(model, tokenizer, questions(made, ASKED, beside=True)), 4),
-        "seed": seed,
-        **measure(output, seed),
-    }
+LESSON = Lesson(
+    texts=lambda made, number, _: epoch(made, number),
+    questions=lambda made, _: {
+        "believes_corrections": questions(made, ASKED, beside=False),
+        "keeps_answers_beside_others": questions(made, ASKED, beside=True),
+    },
+)
 
 
-def main(
-    output: Annotated[
-        Path, typer.Option(help="The directory to write, with a model that `--model` takes.", file_okay=False)
-    ],
-    base: Annotated[
-        Path | None,
-        typer.Option(help="The model to go on from.", show_default="the embedded one", exists=True, file_okay=False),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of the world that it knows.")] = 0,
-    steps: Annotated[int, typer.Option(help="Optimizer steps.", min=1)] = 500,
-    rate: Annotated[float, typer.Option(help="The highest learning rate of the matrices.")] = 3e-3,
-) -> None:
+def main(output: Output, base: Base = None, seed: Seed = 0, steps: Steps = STEPS, rate: Rate = RATE) -> None:
     """Teach a model of the atlas to believe a correction that stands in front of a question."""
-    if base is not None and not (base / "config.json").is_file():
-        raise typer.BadParameter(f"{base} holds no model: it has no config.json", param_hint="--base")
-    console = Console(stderr=True)
-    measured = train(base, output, steps, rate, seed, console)
-    (output / "metrics.json").write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
-    console.print_json(data=measured)
+    teach(LESSON, output, base, seed, steps, rate)
 
 
 if __name__ == "__main__":
