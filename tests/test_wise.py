@@ -168,12 +168,34 @@ def test_rows_of_one_batch_are_answered_by_different_side_memories() -> None:
         torch.testing.assert_close(together[i], logits(model, prompt)[-1], rtol=1e-3, atol=1e-3)
 
 
-def test_the_oldest_are_merged_when_there_would_be_too_many() -> None:
-    model = wise(mode="retrieve", most=2, shard_edits=1, k=1)
-    model.edit_many(MORE[:4])
+def test_those_with_the_fewest_edits_are_merged_when_there_would_be_too_many() -> None:
+    model = wise(mode="retrieve", most=3, shard_edits=1, k=1)
+    homes = []
+    for edit in MORE[:6]:
+        model.edit(edit)
+        homes.append(memory_of(model).homes.tolist())
     memory = memory_of(model)
-    assert len(memory.shifts) == len(memory.epsilon) == 2
+    assert len(memory.shifts) == len(memory.epsilon) == len(memory.margin) == 3
+    assert homes[2:] == [[0, 1, 2], [0, 0, 1, 2], [0, 0, 1, 1, 2], [0, 0, 1, 1, 0, 2]]
+
+
+def test_a_merged_side_memory_weighs_edits_alike_and_has_a_threshold_of_its_own() -> None:
+    model = wise(mode="retrieve", most=2, shard_edits=1, k=1, merge="linear")
+    model.edit_many(MORE[:2])
+    first, second = (shift.clone() for shift in memory_of(model).shifts)
+    model.edit(MORE[2])
+    memory = memory_of(model)
+    both, third = (shift.clone() for shift in memory.shifts)
+    torch.testing.assert_close(both, (first + second) / 2)
+    model.edit(MORE[3])
+    torch.testing.assert_close(memory.shifts[0], (2 * both + third) / 3)
     assert memory.homes.tolist() == [0, 0, 0, 1]
+    least = min(
+        float(memory.activation(F.linear(a, memory.shifts[0]), y))
+        for a, y, _ in model.read(memory, [edit.prompt for edit in MORE[:3]], batch=1)
+    )
+    assert memory.epsilon[0] > 0
+    assert float(memory.margin[0]) == pytest.approx(least / float(memory.epsilon[0]), rel=1e-3)
 
 
 def test_l_memo_keeps_other_side_memories_edits_inactive() -> None:

@@ -27,6 +27,8 @@ SLACK = 0.88
 GIVEN_UP = 0.1
 """The share of edits that may be out of reach of a threshold for the sake of irrelevant prompts, whatever these say: a
 few outliers among few irrelevant prompts must not close a memory."""
+ENOUGH = 100
+"""Edits of a merged side memory that its threshold is calibrated by."""
 OPEN = 0.2
 """The share of irrelevant prompts that may reach the threshold at most, even where no answer changes."""
 
@@ -54,20 +56,35 @@ def thresholds(
 
     `d_in` (edits,) are activations of edits of the side memory that is being written. With `act_ratio`, epsilon is that
     share of the least of them so far; otherwise it is calibrated by `threshold`, of all side memories in a new round.
+    Those that have been merged, whose epsilon is nan, are asked for what their edits activate them.
     """
     current = memory.current
+    held, margin, share = memory.epsilon[:current], memory.margin[:current], act_ratio or SLACK
+    merged = {j: _activations(model, memory, j) for j in held.isnan().nonzero()[:, 0].tolist()}
+    for j, d in merged.items():
+        held = held.index_fill(0, torch.tensor(j, device=held.device), float(d.min()) * share)
     if act_ratio is not None:
-        own = torch.cat([memory.epsilon[current:], d_in * act_ratio]).amin()
-        epsilon = torch.cat([memory.epsilon[:current], own[None]])
+        epsilon = torch.cat([held, torch.cat([memory.epsilon[current:], d_in * act_ratio]).amin(0, keepdim=True)])
     else:
         older = 0 if int(memory.shards) == int(memory.edits) == 1 else current
-        wanted = torch.cat([memory.epsilon[:current], d_in.amin(0, keepdim=True) * SLACK])
-        fresh = [
-            threshold(model, memory, memory.shifts[j], wanted[j], spill, spills) for j in range(older, current + 1)
-        ]
-        fresh[-1] = fresh[-1].clamp(max=d_in.float().quantile(GIVEN_UP))
-        epsilon = torch.cat([memory.epsilon[:older], torch.stack(fresh)])
-    return {"epsilon": epsilon, "margin": torch.cat([memory.margin[:current], (d_in.min() / epsilon[-1])[None]])}
+        wanted = torch.cat([held, d_in.amin(0, keepdim=True) * SLACK])
+        fresh = {
+            j: threshold(model, memory, memory.shifts[j], wanted[j], spill, spills) for j in range(older, current + 1)
+        }
+        for j, d in (merged | {current: d_in}).items():
+            fresh[j] = fresh[j].clamp(max=d.float().quantile(GIVEN_UP))
+        epsilon = torch.cat([held[:older], torch.stack(list(fresh.values()))])
+    for j, d in merged.items():
+        margin = margin.index_fill(0, torch.tensor(j, device=margin.device), float(d.min() / epsilon[j]))
+    return {"epsilon": epsilon, "margin": torch.cat([margin, (d_in.min() / epsilon[-1])[None]])}
+
+
+def _activations(model: "EditedModel", memory: SideMemory, which: int) -> Tensor:
+    """What the edits of a side memory activate it, or as many of them as are `ENOUGH`: (edits,)."""
+    homes, shift = memory.homes.tolist(), memory.shifts[which]
+    prompts = [edit.prompt for edit, home in zip(model.history, homes, strict=False) if home == which]
+    read = model.read(memory, prompts[:: -(-len(prompts) // ENOUGH)])
+    return torch.cat([memory.activation(F.linear(a.to(shift.dtype), shift), y) for a, y, _ in read])
 
 
 def threshold(

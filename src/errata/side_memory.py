@@ -66,7 +66,7 @@ class SideMemory(Gated):
         self.register_buffer("shards", count)  # how many this round has, the last in training
         self.register_buffer("edits", count)  # in the last shard
         self.register_buffer("rounds", count)  # that are over
-        self.register_buffer("epsilon", none)  # threshold of each side memory
+        self.register_buffer("epsilon", none)  # threshold of each side memory; nan where it is to be calibrated anew
         self.register_buffer("margin", none)  # least activation of its edits over the threshold: 1 where they touch
         self.register_buffer("homes", torch.zeros(0, dtype=torch.long, device=device))  # the round of every edit
         self.register_buffer("keys", torch.zeros(0, site.in_features, device=device))  # what an oracle knows
@@ -106,7 +106,8 @@ class SideMemory(Gated):
     def make_room(self, size: int, k: int, most: int | None) -> None:
         """A shard with room for an edit: after `size` edits the next one, after k shards the next round.
 
-        Of side memories that are kept apart, the two oldest are merged when there would be more than `most` [paper, B.8].
+        Of side memories that are kept apart, two are merged when there would be more than `most` [paper, B.8]: those with
+        the fewest edits, so that none takes many, each by the number of its own.
         """
         if int(self.shards) and int(self.edits) < size:
             return
@@ -122,10 +123,15 @@ class SideMemory(Gated):
     def _close_round(self, most: int | None) -> None:
         new = {"closed": torch.stack(self.shifts)}
         if self.apart and most is not None and len(self.shifts) >= most:
-            new["closed"] = torch.stack([self._merge(self.shifts[:2], None, -1), *self.shifts[2:]])
-            new |= {"homes": (self.homes - 1).clamp(min=0), "scopes": (self.scopes - 1).clamp(min=0)}
+            counts = torch.bincount(self.homes, minlength=len(self.shifts)).tolist()
+            into, gone = sorted(sorted(range(len(counts)), key=lambda j: counts[j])[:2])
+            both = self._merge([self.shifts[into], self.shifts[gone]], [counts[into], counts[gone]], -1)
+            kept = [j for j in range(len(counts)) if j != gone]
+            new["closed"] = torch.stack([both if j == into else self.shifts[j] for j in kept])
+            for name, each in (("homes", self.homes), ("scopes", self.scopes)):
+                new[name] = torch.where(each == gone, into, each) - (each > gone).long()
             for name, each in (("epsilon", self.epsilon), ("margin", self.margin)):
-                new[name] = torch.cat([each[:2].amin(0, keepdim=True), each[2:]])
+                new[name] = each.index_fill(0, torch.tensor(into, device=each.device), torch.nan)[kept]
         none = torch.zeros_like(self.shards)
         self.put(new | {"values": self.values[:0], "shards": none, "rounds": self.rounds + 1})
 

@@ -60,7 +60,7 @@ class Wise(Editor):
     mode: str = "merge"
     """`merge` all rounds into one side memory, or keep them apart and `retrieve` the most active one [paper]."""
     most: int | None = None
-    """Retrieve: side memories that are kept apart at most; beyond, the two oldest are merged [paper, B.8]."""
+    """Retrieve: side memories that are kept apart at most; beyond, two are merged, with the fewest edits [paper, B.8]."""
     k: int = 2
     """Shards in a round, which are merged into one side memory [paper]."""
     rho: float = 0.5
