@@ -30,6 +30,7 @@ from errata.metrics import HEADLINE, measure
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "memoir": ("memoir", {}),
     "memoir, contrast=0": ("memoir", {"contrast": 0.0}),
+    "memoir, relation=0": ("memoir", {"relation": 0.0}),
     "neuraldb": ("neuraldb", {}),
     "ft_l": ("ft_l", {}),
     "grace": ("grace", {}),

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from errata.contrast import SUBJECTS, away, name_in, of_others
+from errata.contrast import QUESTIONS, SUBJECTS, away, name_in, of_others, of_subject
 from errata.data import load
 from errata.edit import Edit
 from errata.errors import BadOption
@@ -21,6 +21,8 @@ from tiny import EDITS
 LOOSE = {"feature": "mean", "spill": 0.5, "tries": 1, "steps": 2}
 """A threshold that lets neighbours in."""
 NEIGHBOURS = ("The Ned bridge was built in", "The capital of Belmar is", "Mira Cole plays the")
+ELSE = (("The mother of ", " is"), ("", " lives in"), ("Did anyone see ", " today?"), ("The colour that ", " likes is"))
+"""What else may be asked of a subject: what stands before it, and behind."""
 
 
 def memory(model: EditedModel) -> ResidualMemory:
@@ -171,16 +173,56 @@ def test_an_edit_without_a_subject_is_found_as_before() -> None:
         assert model.explain(prompt) == before.explain(prompt)
 
 
+# -- what else is asked about a subject --------------------------------------------------------------------------------
+
+
+def test_other_questions_are_about_the_subject() -> None:
+    for edit in EDITS:
+        assert all(str(edit.subject) in question for question in of_subject(edit))
+        assert len(set(of_subject(edit))) == len(QUESTIONS)
+    assert of_subject(Edit("snow is", "black")) == []
+
+
+def test_what_asks_for_something_else_of_the_same_is_kept_out_and_the_prompt_is_not() -> None:
+    loose, told_apart = made(contrast=0.0), made(contrast=0.0, relation=0.3)
+    asked = [f"{before}{edit.subject}{behind}" for edit in EDITS for before, behind in ELSE]
+    near = [prompt for prompt in asked if answered(loose, prompt)]
+    kept_out = [prompt for prompt in near if not answered(told_apart, prompt)]
+    assert len(kept_out) >= 2
+    assert all(answered(told_apart, edit.prompt) for edit in EDITS)
+    (told,) = told_apart.explain(kept_out[0])["memories"]
+    assert told["why"].endswith("or for something else")
+    found = memory(told_apart)
+    assert torch.equal(found.relation & found.masks, found.relation)
+    assert found.distinct is None
+
+
+def test_an_edit_without_a_subject_is_found_whatever_is_asked() -> None:
+    unnamed = [replace(edit, subject=None, prompt=edit.prompt.lower()) for edit in EDITS]
+    model, before = made(*unnamed, relation=0.5), made(*unnamed)
+    assert not memory(model).relation.any()
+    for prompt in (*NEIGHBOURS, *(edit.prompt for edit in unnamed)):
+        assert answered(model, prompt) == answered(before, prompt)
+
+
+@pytest.mark.parametrize("relation", [-0.1, 1.0])
+def test_a_share_of_what_is_asked_is_a_share(relation: float) -> None:
+    with pytest.raises(BadOption, match=r"memoir: relation=.*: a share, in \[0, 1\)"):
+        make("memoir", relation=relation)
+
+
 @pytest.mark.parametrize("options", [{"tau": 0.2}, {"contrast": 0.0}])
 def test_nothing_is_stored_where_nothing_is_asked(options: dict[str, object]) -> None:
     assert memory(made(**options)).distinct is None
 
 
 def test_what_is_distinct_is_saved_and_loaded(tmp_path: Path) -> None:
-    model = made()
+    model = made(relation=0.0)
     model.save_pretrained(tmp_path)
     again = EditedModel.from_pretrained(tmp_path, model.detach(), tokenizer=model.tokens.tokenizer)
-    assert torch.equal(memory(again).distinct, memory(made()).distinct)
+    fresh = memory(made(relation=0.0))
+    assert torch.equal(memory(again).distinct, fresh.distinct)
+    assert torch.equal(memory(again).relation, fresh.relation)
 
 
 def test_an_older_record_meant_no_contrast() -> None:

@@ -30,6 +30,15 @@ WITNESSES = (
 )  # fmt: skip
 """Others of the same kinds, from which no method learns: an edit is verified by what becomes of them."""
 
+QUESTIONS = (
+    "Who is {}?", "What is {}?", "Where is {}?", "When was {}?", "How old is {}?", "What is {} known for?", "Who made {}?",
+    "What happened to {}?", "Which country is {} from?", "What is the name of {}?", "Why is {} famous?",
+    "What was the end of {}?", "{} is", "{} was", "{} has", "{} is known for", "{} comes from", "The name of {} is",
+    "The story of {} begins in", "The age of {} is", "{} belongs to", "{} was first", "{} is famous because of",
+    "In the end {}",
+)  # fmt: skip
+"""What may be asked about any subject, as questions and as sentences to go on with. Fixed, as `SUBJECTS` are."""
+
 
 STARTS = frozenset(
     "a an and are as at be by can could did do does for from give had has have he her his how i if in is it its my name of"
@@ -59,6 +68,12 @@ def of_others(edit: Edit, others: Sequence[str] = SUBJECTS) -> list[str]:
     if not subject:
         return []
     return [edit.prompt.replace(subject, other) for other in others if other != subject]
+
+
+def of_subject(edit: Edit) -> list[str]:
+    """What else may be asked about the subject of an edit, as `QUESTIONS`; none where that is not known."""
+    subject = subject_of(edit)
+    return [question.format(subject) for question in QUESTIONS] if subject else []
 
 
 def subject_of(edit: Edit) -> str | None:

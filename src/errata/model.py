@@ -435,7 +435,8 @@ class EditedModel:
         if decision.score is not None:
             told |= {"score": float(decision.score[0]), "threshold": float(decision.threshold[0])}
         if decision.other is not None and bool(decision.other[0]) and not told["answers"]:
-            told["why"] = "asks about another subject than the nearest edit does"
+            asked = getattr(memory, "relation", None) is not None
+            told["why"] = "asks about another subject than the nearest edit does" + ", or for something else" * asked
         if decision.near is not None:
             scores, picks = decision.near[0][0].tolist(), decision.near[1][0]
             edits = [self.history[owner] for owner in torch.as_tensor(memory.owners)[picks].tolist()]

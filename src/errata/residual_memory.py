@@ -26,7 +26,8 @@ FEATURES = {
 }  # fmt: skip
 """What masks can be made of, and the views that each stands for: one mask a view is stored."""
 COMMON = 0.25
-"""A feature that so large a share of other subjects has in the same prompt says nothing of the subject."""
+"""A feature that so large a share of other subjects has in the same prompt says nothing of the subject; nor of what is
+asked, one that so large a share of other questions about it has."""
 EXACT = 0.98
 """Overlap from which on two masks are of the same prompt: numerical noise moves a few features in or out."""
 
@@ -38,7 +39,7 @@ class ResidualMemory(Gated):
     first view; or, where edits have several masks or `apart` ones to write through, through those in `written`
     (edits, width bits), of which `home` (masks,) says whose is whose. `moment` (width, width), where there is one, is K K^T
     of what its edits read. `distinct` (views, masks, width bits), where there is one, is the part of each mask that is of
-    its edit's subject; empty where that is not known.
+    its edit's subject, and `relation` that of what is asked about it; empty where the subject is not known.
     """
 
     weight: Tensor
@@ -47,6 +48,7 @@ class ResidualMemory(Gated):
     background: Tensor
     masks: Tensor
     distinct: Tensor | None
+    relation: Tensor | None
     owners: Tensor
     irrelevant: Tensor
     noise: Tensor
@@ -58,14 +60,15 @@ class ResidualMemory(Gated):
     def __init__(
         self, site: Site, active: int, feature: str, permutation: Tensor, device: torch.device, *, raw: bool = False,
         apart: bool = False, kept: Tensor | None = None, protected: bool = False, contrast: float = 0.0,
+        asked: float | None = None,
     ) -> None:  # fmt: skip
         """`raw`: overlaps are scored as they are, not corrected for chance. `kept`: the input features that are used.
 
         `protected`: there is a `moment`. `contrast`: the share of an edit's distinct features, corrected for chance, that a
-        prompt must have; 0 asks for none.
+        prompt must have; 0 asks for none. `asked`: the same of the features of what is asked; None asks for none.
         """
         super().__init__(site)
-        self.active, self.feature, self.apart, self.contrast = active, feature, apart, contrast
+        self.active, self.feature, self.apart, self.contrast, self.asked = active, feature, apart, contrast, asked
         self.width = len(permutation)
         self.chance = 0.0 if raw else active / self.width
         """The overlap R that counts as none."""
@@ -77,6 +80,7 @@ class ResidualMemory(Gated):
         self.register_buffer("background", torch.zeros(2, width, device=device))  # mean and last-token feature
         self.register_buffer("masks", torch.zeros(views, 0, packed, dtype=torch.uint8, device=device))
         self.register_buffer("distinct", self.masks.clone() if contrast else None)
+        self.register_buffer("relation", None if asked is None else self.masks.clone())
         self.register_buffer("owners", torch.zeros(0, dtype=torch.long, device=device))
         self.register_buffer(
             "irrelevant", torch.zeros(views, 0, packed, dtype=torch.uint8, device=device)
@@ -135,7 +139,7 @@ class ResidualMemory(Gated):
         return (self.masks == mask).all(dim=2).all(dim=0)
 
     def distinguished(self, mask: Tensor, others: Sequence[Tensor]) -> Tensor:
-        """The part of masks that at most `COMMON` of `others`, masks of the same prompt about other subjects, have.
+        """The part of masks that at most `COMMON` of `others`, masks of prompts like theirs, have.
 
         Packed (views, masks, bytes) and, in batches, (views, others, bytes) -> (views, masks, bytes); empty without others.
         """
@@ -147,14 +151,25 @@ class ResidualMemory(Gated):
     def _lacks(self, mask: Tensor, pick: Tensor) -> Tensor:
         """Which rows lack what is distinct of the stored masks picked: (views, batch, bytes), (batch, views) -> like it.
 
-        By chance alone a row has N/D of it.
+        Of the subject in the view in which it was picked, of what is asked on the mean over all views.
         """
-        if self.distinct is None:
-            return torch.zeros_like(pick, dtype=torch.bool)
-        own = self.distinct.gather(1, pick.T[..., None].expand_as(mask))
-        chance = self.active / self.width
-        least = chance + self.contrast * (1 - chance)
-        return (shared(mask, own) < least * shared(own, own)).T
+        lacks = torch.zeros_like(pick, dtype=torch.bool)
+        if self.distinct is not None:
+            own = self.distinct.gather(1, pick.T[..., None].expand_as(mask))
+            lacks |= (self._share(mask, own) < self.contrast).T
+        if self.relation is not None and self.asked is not None:
+            shares = self._share(mask[:, :, None], self.relation[:, pick])  # (views, batch, picks)
+            lacks |= shares.mean(dim=0) < self.asked
+        return lacks
+
+    def _share(self, mask: Tensor, own: Tensor) -> Tensor:
+        """The share of these features that a mask has, corrected for chance, by which it has N/D; 1 of none.
+
+        Packed (..., bytes) twice -> (...).
+        """
+        size, chance = shared(own, own), self.active / self.width
+        share = torch.where(size > 0, shared(mask, own) / size.clamp(min=1), 1.0)
+        return (share - chance) / (1 - chance)
 
     def through(self, pick: Tensor) -> Tensor:
         """The masks, packed, that the edits with these stored masks were written through: (...,) -> (..., bytes)."""

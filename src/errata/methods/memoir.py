@@ -19,7 +19,7 @@ from torch import Tensor
 
 from errata import protection
 from errata.batch import Batch, Part, added, answers, around, distinct
-from errata.contrast import of_others
+from errata.contrast import of_others, of_subject
 from errata.edit import Edit
 from errata.editor import Editor
 from errata.fitting import OPTIMIZERS, Stop, Trace, fit_each
@@ -50,8 +50,7 @@ class Memoir(Editor):
     active: float = 4096 / 14336
     """N, the features an edit may use, as a fraction of the memory's width [released: 4096 of 14336]."""
     size: float = 1.0
-    """Share of the input features that the memory has columns for, drawn at random [paper: all]. A smaller memory holds
-    fewer edits."""
+    """Share of the input features that the memory has columns for, at random [paper: all]; a smaller one holds less."""
     tau: float | None = None
     """Threshold on the overlap; at -1 every prompt is answered, the ablation without conditional activation [released,
     LLaMA-3: .4 with `overlap=raw`, which is .16 here]. By default it is calibrated: as low as the irrelevant prompts
@@ -65,6 +64,9 @@ class Memoir(Editor):
     """An edit's own features are those that its prompt loses when it asks about another subject. A prompt that has not
     this share of them, corrected for chance, is not answered: it asks the same, but of something else. Not with a `tau`,
     or where an edit has no subject and its prompt no name; 0: never [paper]."""
+    relation: float | None = None
+    """The same of the features that its prompt loses when something else is asked about its subject, at a `tau`, too. 0 is
+    what any prompt has by chance; by default none is asked for [paper]."""
     feature: str = "any"
     """What a mask is made of: the prompt's `centred_mean` [released], its `last` token, its `mean`, the `blend` of the
     first two; or a mask of `any` of these three, and the nearest one decides. On ZsRE the mean routes better, where
@@ -124,6 +126,7 @@ class Memoir(Editor):
         self.check(0 <= self.reworded <= 1, f"reworded={self.reworded}: a share, in [0, 1]")
         self.check(self.protect >= 0, f"protect={self.protect}: not negative")
         self.check(0 <= self.contrast < 1, f"contrast={self.contrast}: a share, in [0, 1)")
+        self.check(self.relation is None or 0 <= self.relation < 1, f"relation={self.relation}: a share, in [0, 1)")
         self.check(self.tries >= 1, f"tries={self.tries}: at least 1")
         self.check(0 <= self.spill < 1, f"spill={self.spill}: a share, in [0, 1)")
 
@@ -143,7 +146,7 @@ class Memoir(Editor):
         memory = ResidualMemory(
             site, max(1, round(self.active * width)), self.feature, order, model.device, raw=self.overlap == "raw",
             apart=self.prefixed or self.mask != "top_hash", kept=kept, protected=self.protect > 0,
-            contrast=self.contrast if self.tau is None else 0.0,
+            contrast=self.contrast if self.tau is None else 0.0, asked=self.relation,
         )  # fmt: skip
         model.install(self.name, memory)
         prompts = [probe.prompt for probe in model.sampling.irrelevant]
@@ -179,10 +182,8 @@ class Memoir(Editor):
         columns = [own.nonzero().squeeze(1) for own in through]
         lr, clip = self._step_size(model, memory)
         taught = {edit.prompt for edit in model.history[:index]}
-        met = [
-            edit.prompt in taught and bool(memory.known(own[:, :1]).any())
-            for edit, own in zip(edits, masks, strict=True)
-        ]
+        known = [bool(memory.known(own[:, :1]).any()) for own in masks]
+        met = [edit.prompt in taught and old for edit, old in zip(edits, known, strict=True)]
         moment, roots = protection.roots(memory, batch, columns, met, self.protect)
 
         @cache
@@ -288,10 +289,10 @@ class Memoir(Editor):
             "noise": noise,
             "threshold": threshold,
         }
-        if memory.distinct is not None:
-            read = model.read(memory, of_others(edit))
-            others = [memory.mask(memory.features(a)) for a, _, _ in read]
-            found["distinct"] = torch.cat([memory.distinct, memory.distinguished(mask, others)], dim=1)
+        for name, prompts in (("distinct", of_others(edit)), ("relation", of_subject(edit))):
+            if (held := getattr(memory, name)) is not None:
+                others = [memory.mask(memory.features(a)) for a, _, _ in model.read(memory, prompts)]
+                found[name] = torch.cat([held, memory.distinguished(mask, others)], dim=1)
         if memory.apart:
             found["home"] = torch.cat([memory.home, memory.home.new_full((count,), len(memory.written))])
             found["written"] = torch.cat([memory.written, written[None]])
