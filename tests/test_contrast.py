@@ -197,6 +197,22 @@ def test_what_asks_for_something_else_of_the_same_is_kept_out_and_the_prompt_is_
     assert found.distinct is None
 
 
+def test_where_what_is_asked_counts_the_subject_does_on_the_mean_over_the_views() -> None:
+    model = made(relation=0.0, feature="any")
+    found = memory(model)
+    ((a, _, prompt),) = model.read(found, [NEIGHBOURS[1]])
+    with model.routing.reading(prompt):
+        mask = found.mask(found.features(a))
+    pick = torch.zeros(1, len(mask), dtype=torch.long)
+    shares = [float(found._share(mask[v, 0], found.distinct[v, 0])) for v in range(len(mask))]
+    asked = [float(found._share(mask[v, 0], found.relation[v, 0])) for v in range(len(mask))]
+    mean = sum(shares) / len(shares)
+    assert min(shares) < mean < max(shares)
+    for least, lacks in ((mean - 1e-4, sum(asked) < 0), (mean + 1e-4, True)):
+        found.contrast = least
+        assert found._lacks(mask, pick).tolist() == [[lacks] * len(mask)]
+
+
 def test_an_edit_without_a_subject_is_found_whatever_is_asked() -> None:
     unnamed = [replace(edit, subject=None, prompt=edit.prompt.lower()) for edit in EDITS]
     model, before = made(*unnamed, relation=0.5), made(*unnamed)

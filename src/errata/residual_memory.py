@@ -151,15 +151,16 @@ class ResidualMemory(Gated):
     def _lacks(self, mask: Tensor, pick: Tensor) -> Tensor:
         """Which rows lack what is distinct of the stored masks picked: (views, batch, bytes), (batch, views) -> like it.
 
-        Of the subject in the view in which it was picked, of what is asked on the mean over all views.
+        Of the subject in the view in which it was picked; or, where what is asked counts too, of both on the mean of all.
         """
         lacks = torch.zeros_like(pick, dtype=torch.bool)
-        if self.distinct is not None:
+        if self.distinct is not None and self.asked is None:
             own = self.distinct.gather(1, pick.T[..., None].expand_as(mask))
             lacks |= (self._share(mask, own) < self.contrast).T
+        elif self.distinct is not None:
+            lacks |= self._share(mask[:, :, None], self.distinct[:, pick]).mean(dim=0) < self.contrast
         if self.relation is not None and self.asked is not None:
-            shares = self._share(mask[:, :, None], self.relation[:, pick])  # (views, batch, picks)
-            lacks |= shares.mean(dim=0) < self.asked
+            lacks |= self._share(mask[:, :, None], self.relation[:, pick]).mean(dim=0) < self.asked
         return lacks
 
     def _share(self, mask: Tensor, own: Tensor) -> Tensor:

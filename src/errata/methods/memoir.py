@@ -65,8 +65,8 @@ class Memoir(Editor):
     this share of them, corrected for chance, is not answered: it asks the same, but of something else. Not with a `tau`,
     or where an edit has no subject and its prompt no name; 0: never [paper]."""
     relation: float | None = None
-    """The same of the features that its prompt loses when something else is asked about its subject, at a `tau`, too. 0 is
-    what any prompt has by chance; by default none is asked for [paper]."""
+    """The same of the features that its prompt loses when something else is asked about its subject, at a `tau`, too; then
+    both shares are means over the views of `feature`. 0 is what any prompt has by chance. None: of no account [paper]."""
     feature: str = "any"
     """What a mask is made of: the prompt's `centred_mean` [released], its `last` token, its `mean`, the `blend` of the
     first two; or a mask of `any` of these three, and the nearest one decides. On ZsRE the mean routes better, where
