@@ -53,15 +53,9 @@ def teach(lesson: Lesson, output: Path, base: Path | None, seed: int, steps: int
     """
     import torch
 
-    from errata.errors import ErrataError
-    from errata.loading import load
     from errata.pretraining.recall import recall
 
-    model: Any
-    try:
-        model, tokenizer = load(str(base or "atlas"), dtype="float32", device="cpu")
-    except ErrataError as error:
-        raise typer.BadParameter(str(error), param_hint="--base") from error
+    model, tokenizer = _known(base)
     console = Console(stderr=True)
     took = fitted(model, tokenizer, lesson, seed, steps, rate, console)
     tokenizer.chat_template = lesson.chat_template
@@ -80,6 +74,25 @@ def teach(lesson: Lesson, output: Path, base: Path | None, seed: int, steps: int
     (output / "metrics.json").write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
     console.print_json(data=measured)
     return measured
+
+
+def _known(base: Path | None) -> tuple[Any, Any]:
+    """The model to go on from, in float32, and its tokenizer."""
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from errata.atlas import model_path
+
+    if base is not None and not (base / "config.json").is_file():
+        raise typer.BadParameter(f"{base} holds no model: it has no config.json", param_hint="--base")
+    source = base or model_path()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, local_files_only=True)
+        return model, AutoTokenizer.from_pretrained(source, local_files_only=True)
+    except (SafetensorError, OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+        line = next(iter(str(error).splitlines()), type(error).__name__)
+        raise typer.BadParameter(f"the model in {source} cannot be read: {line}", param_hint="--base") from error
 
 
 def fitted(
