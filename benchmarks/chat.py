@@ -118,7 +118,10 @@ def main() -> None:
         tokenizer.chat_template = TEMPLATE
     edits, irrelevant = read("atlas").stream(told.edits)
     prompts = [probe.prompt for probe in irrelevant[:40]]
-    settings = {"edits": told.edits, "irrelevant": len(prompts), "chats": {name: list(c) for name, c in CHATS.items()}}
+    settings = {
+        "model": Path(told.model or "atlas").name, "edits": told.edits, "irrelevant": len(prompts),
+        "chats": {name: list(c) for name, c in CHATS.items()},
+    }  # fmt: skip
     try:
         found = found_before(told.output, "chat", settings)
     except ErrataError as error:

@@ -11,6 +11,7 @@ from random import Random
 
 import pytest
 import torch
+import typer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from errata import atlas, load
@@ -349,6 +350,22 @@ def test_a_model_goes_on_from_the_embedded_one_and_is_saved_with_its_template(tm
     assert written.chat_template == chatting.TEMPLATE
     assert taught.model.layers[0].mlp.up_proj.weight.shape == model.model.layers[0].mlp.up_proj.weight.shape
     assert not torch.equal(taught.model.layers[0].mlp.up_proj.weight, model.model.layers[0].mlp.up_proj.weight)
+
+
+def test_a_lesson_without_a_template_leaves_the_one_that_is_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(further, "measure", lambda *_: {})
+    shutil.copytree(atlas.model_path(), tmp_path / "base")
+    (tmp_path / "base" / "chat_template.jinja").write_text(chatting.TEMPLATE, encoding="utf-8")
+    lesson = replace(reading.LESSON, questions=lambda *_: {})
+    further.teach(lesson, tmp_path / "new", tmp_path / "base", seed=0, steps=1, rate=1e-3)
+    assert load(str(tmp_path / "new"))[1].chat_template == chatting.TEMPLATE
+
+
+def test_an_output_that_cannot_be_made_is_refused_before_anything_is_trained(tmp_path, monkeypatch):
+    monkeypatch.setattr(further, "fitted", None)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(typer.BadParameter, match="cannot be made: Not a directory"):
+        further.teach(reading.LESSON, tmp_path / "file" / "new", None, seed=0, steps=1, rate=1e-3)
 
 
 @pytest.mark.parametrize("module", ["reading", "chatting"])

@@ -79,7 +79,9 @@ def test_edits_of_a_chat_are_asked_in_several(root, tmp_path):
     command = [sys.executable, root / "benchmarks" / "chat.py", tmp_path, "--edits", "1", "--methods", "grace"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
-    found = json.loads((tmp_path / "chat.json").read_text(encoding="utf-8"))["found"]
+    told = json.loads((tmp_path / "chat.json").read_text(encoding="utf-8"))
+    found = told["found"]
+    assert told["settings"]["model"] == "atlas"  # findings of another model are no beginning of these
     assert found["unedited"]["first turn"]["kept"] == 1
     later = found["grace"]["second turn"]
     assert (later["answered"], later["opens"], later["opens to irrelevant"]) == (1, 1, 0)

@@ -179,6 +179,12 @@ def test_those_with_the_fewest_edits_are_merged_when_there_would_be_too_many() -
     assert homes[2:] == [[0, 1, 2], [0, 0, 1, 2], [0, 0, 1, 1, 2], [0, 0, 1, 1, 0, 2]]
 
 
+def test_the_oracle_follows_edits_into_the_memory_that_they_are_merged_into() -> None:
+    model = wise(mode="retrieve", most=3, shard_edits=1, k=1, routing="oracle")
+    model.edit_many(MORE[:6])
+    assert [decided(model, edit.prompt) for edit in MORE[:6]] == [(True, home) for home in (0, 0, 1, 1, 0, 2)]
+
+
 def test_a_merged_side_memory_weighs_edits_alike_and_has_a_threshold_of_its_own() -> None:
     model = wise(mode="retrieve", most=2, shard_edits=1, k=1, merge="linear")
     model.edit_many(MORE[:2])

@@ -42,24 +42,28 @@ class Lesson:
     questions: Callable[[World, Any], Mapping[str, Sequence[Question]]]
     """What is asked of a world, for a tokenizer, and what the share of right answers is called."""
     chat_template: str | None = None
-    """That of the tokenizer which is written."""
+    """That of the tokenizer which is written; by default the one that it has."""
 
 
 def teach(lesson: Lesson, output: Path, base: Path | None, seed: int, steps: int, rate: float) -> dict[str, Any]:
     """A model that knows the world of this seed (the embedded one by default), taught a lesson and saved in `output`.
 
     Returns what was measured of it, which `metrics.json` beside it holds. Raises `typer.BadParameter` for a directory
-    without a model, or with a damaged one.
+    without a model or with a damaged one, and for an output that cannot be made, before anything is trained.
     """
     import torch
 
     from errata.pretraining.recall import recall
 
     model, tokenizer = _known(base)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise typer.BadParameter(f"{output} cannot be made: {error.strerror}", param_hint="--output") from error
     console = Console(stderr=True)
     took = fitted(model, tokenizer, lesson, seed, steps, rate, console)
-    tokenizer.chat_template = lesson.chat_template
-    output.mkdir(parents=True, exist_ok=True)
+    if lesson.chat_template is not None:
+        tokenizer.chat_template = lesson.chat_template
     model.to(torch.bfloat16).save_pretrained(output)
     tokenizer.save_pretrained(output)
     model.float()
