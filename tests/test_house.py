@@ -122,7 +122,7 @@ def test_no_reason_is_given_for_a_module_that_is_gone():
 
 @pytest.mark.parametrize("module", ["errata", "errata.edit", "errata.errors", "errata.data", "errata.methods"])
 def test_importing_what_needs_no_torch_does_not_import_it(module):
-    heavy = "{'torch', 'transformers', 'numpy', 'matplotlib', 'faiss', 'peft', 'lm_eval', 'ray'}"
+    heavy = "{'torch', 'transformers', 'numpy', 'matplotlib', 'numba', 'peft', 'lm_eval', 'ray'}"
     assert python(f"import sys, {module}; print(sorted({heavy} & set(sys.modules)))") == "[]"
 
 

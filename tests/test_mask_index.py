@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from errata.errors import DamagedFile
-from errata.mask_index import RISK, Counter, MaskIndex, at_least, cutoff
+from errata.mask_index import RISK, MaskIndex, cutoff
 from errata.masks import nearest, overlaps, pack
 
 WIDTH, ACTIVE = 1024, 292
@@ -110,20 +110,6 @@ def test_a_file_of_other_masks_is_refused(tmp_path):
     MaskIndex.of(masks(100), WIDTH).save(tmp_path / "masks.index")
     with pytest.raises(DamagedFile, match="of 100 masks, not of 90"):
         MaskIndex.load(tmp_path / "masks.index", masks(90))
-
-
-@given(st.lists(st.lists(st.booleans(), min_size=64, max_size=64), min_size=1, max_size=40), st.integers(0, 45))
-@settings(max_examples=50, deadline=None)
-def test_counting_with_bitmaps_is_adding(columns, least):
-    bits = np.array(columns, dtype=np.uint8)
-    bitmaps = np.packbits(bits, axis=1, bitorder="little").view(np.uint64)
-    counter = Counter.from_zero(1)
-    before = bitmaps.copy()
-    for bitmap in bitmaps:
-        counter.add(bitmap)
-    assert (bitmaps == before).all()
-    reached = np.unpackbits(at_least(counter.digits(), least).view(np.uint8), bitorder="little")
-    assert (reached == (bits.sum(axis=0) >= least)).all()
 
 
 @pytest.mark.parametrize(("k", "shared", "active"), [(50, 200, 400), (100, 120, 400), (200, 3200, 4000), (4, 2, 5)])

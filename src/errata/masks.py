@@ -4,7 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from errata.mask_index import MaskIndex, words
+from errata.bitmaps import words
+from errata.mask_index import MaskIndex
 from errata.routing import NEAR
 
 AT_ONCE = 1 << 20
