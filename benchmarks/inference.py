@@ -1,6 +1,7 @@
 """What an edited model costs to use: prefill and decoding, against the same model without its edits.
 
     python benchmarks/inference.py --edits 20 > benchmarks/results/speed/inference.json
+    python benchmarks/inference.py --edits 20 --layers 32 --repeats 11 > benchmarks/results/speed/inference_deep.json
 
 One thread. The two are timed in turn and the median of the ratios is taken; `edited` prompts are answered by a memory,
 `other` ones only pass its gate.
@@ -16,14 +17,15 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
+from shapes import Shape, add_shape, shape_of, shaped
 
-from errata import EditedModel, load, methods
+from errata import EditedModel, methods
 from errata.atlas.edits import edits, irrelevant
 from errata.bench.provenance import surroundings
 from errata.edit import Edit
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
-    "memoir": ("memoir", {}),
+    "memoir": ("memoir", {"steps": 20, "tries": 1}),
     "wise, merge": ("wise", {"steps": 5}),
     "wise, retrieve": ("wise", {"steps": 5, "mode": "retrieve"}),
     "grace": ("grace", {"steps": 20}),
@@ -61,10 +63,10 @@ def ratios(model: EditedModel, prompts: Sequence[str], repeats: int) -> dict[str
     }
 
 
-def of(case: str, stream: Sequence[Edit], repeats: int) -> list[dict[str, Any]]:
+def of(case: str, stream: Sequence[Edit], repeats: int, shape: Shape) -> list[dict[str, Any]]:
     """The rows of one method."""
     name, options = CASES[case]
-    base, tokenizer = load("atlas")
+    base, tokenizer = shaped(*shape)
     model = EditedModel(base, tokenizer, methods.make(name, **options), irrelevant=irrelevant(), expected=len(stream))
     model.edit_many(stream)
     kinds = {"edited": [edit.prompt for edit in stream], "other": [probe.prompt for probe in irrelevant()]}
@@ -80,15 +82,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--edits", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=31)
+    add_shape(parser)
     told = parser.parse_args()
+    shape = shape_of(parser, told)
     torch.set_num_threads(1)
     stream = edits("validation")[: told.edits]
     rows = []
     for case in CASES:
-        rows += of(case, stream, told.repeats)
+        rows += of(case, stream, told.repeats, shape)
         sys.stderr.write(f"{json.dumps(rows[-4:])}\n")
-    base, _ = load("atlas")
-    sys.stdout.write(json.dumps({"provenance": surroundings(base), "edited_over_unedited": rows}, indent=2) + "\n")
+    base, _ = shaped(*shape)
+    found = {
+        "width": base.config.hidden_size, "layers": base.config.num_hidden_layers, "provenance": surroundings(base),
+        "edited_over_unedited": rows,
+    }  # fmt: skip
+    sys.stdout.write(json.dumps(found, indent=2) + "\n")
 
 
 if __name__ == "__main__":

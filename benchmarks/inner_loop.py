@@ -19,12 +19,13 @@ from contextlib import ExitStack, nullcontext
 from typing import Any
 
 import torch
+from shapes import Shape, add_shape, shape_of, shaped
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import errata.model
-from errata import EditedModel, load, methods
+from errata import EditedModel, methods
 from errata.atlas.edits import edits, irrelevant
 from errata.bench.provenance import surroundings
 from errata.fitting import Trace
@@ -99,24 +100,13 @@ def alone(shape: Sequence[int], stride: Sequence[int], other: Sequence[int], oth
     return best
 
 
-def testbed(width: int | None) -> tuple[Any, Any]:
-    """The atlas, or a Llama of its depth and words that is so wide and knows nothing, as a larger model would be timed."""
-    base, tokenizer = load("atlas")
-    if width is not None:
-        shape = {"hidden_size": width, "intermediate_size": 4 * width, "num_attention_heads": width // 64,
-                 "num_key_value_heads": width // 64, "head_dim": 64}  # fmt: skip
-        torch.manual_seed(0)
-        base = type(base)(type(base.config)(**base.config.to_dict() | shape)).eval()
-    return base, tokenizer
-
-
 def made(
-    name: str, options: dict[str, Any], count: int, width: int | None, *, plain: bool, counting: bool = False
+    name: str, options: dict[str, Any], count: int, shape: Shape, *, plain: bool, counting: bool = False
 ) -> tuple[list[float], list[Trace], list[int], list[float]]:
     """Seconds, losses and, when counting, operations and seconds of the products alone, of each edit of a stream but the
     first, which sets up.
     """
-    base, tokenizer = testbed(width)
+    base, tokenizer = shaped(*shape)
     errata.model.Suffix = Plain if plain else Suffix  # type: ignore[misc]
     model = EditedModel(base, tokenizer, methods.make(name, **options), irrelevant=irrelevant(), expected=count)
     editor, real = model.editor, type(model.editor).edit
@@ -144,22 +134,21 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--edits", type=int, default=5)
-    parser.add_argument("--width", type=int, help="of a random model, a multiple of 64; by default the atlas")
+    add_shape(parser)
     parser.add_argument("--cases", default=";".join(CASES), help="some of: " + ";".join(CASES))
     told = parser.parse_args()
     unknown = set(told.cases.split(";")) - set(CASES)
     if unknown:
         parser.error(f"no case is called {', '.join(sorted(unknown))}; there are {'; '.join(CASES)}")
-    if told.width is not None and (told.width < 64 or told.width % 64):
-        parser.error(f"--width {told.width}: a multiple of 64")
+    shape = shape_of(parser, told)
     torch.set_num_threads(1)
     speed = ceiling()
     rows = []
     for case in told.cases.split(";"):
         name, options = CASES[case]
-        _, _, flops, bare = made(name, options, told.edits, told.width, plain=False, counting=True)
-        suffix, fast, _, _ = made(name, options, told.edits, told.width, plain=False)
-        plain, slow, _, _ = made(name, options, told.edits, told.width, plain=True)
+        _, _, flops, bare = made(name, options, told.edits, shape, plain=False, counting=True)
+        suffix, fast, _, _ = made(name, options, told.edits, shape, plain=False)
+        plain, slow, _, _ = made(name, options, told.edits, shape, plain=True)
         floor = statistics.median(flops) / speed
         rows.append({
             "case": case, "method": name, "options": options, "edits": told.edits,
@@ -178,10 +167,10 @@ def main() -> None:
             "measured_over_products": round(statistics.median(suffix) / statistics.median(bare), 2),
         })  # fmt: skip
         sys.stderr.write(f"{json.dumps(rows[-1])}\n")
-    base, _ = testbed(told.width)
+    base, _ = shaped(*shape)
     found = {
-        "width": base.config.hidden_size, "gflop_per_second": round(speed / 1e9, 1), "provenance": surroundings(base),
-        "cases": rows,
+        "width": base.config.hidden_size, "layers": base.config.num_hidden_layers,
+        "gflop_per_second": round(speed / 1e9, 1), "provenance": surroundings(base), "cases": rows,
     }  # fmt: skip
     sys.stdout.write(json.dumps(found, indent=2) + "\n")
 
