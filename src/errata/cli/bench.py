@@ -3,15 +3,16 @@
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from errata.cli.terminal import Chat, Device, Dtype, Irrelevant, Json, Meter, Options, emit, meter, say
+from errata.cli.lists import names, numbers
+from errata.cli.terminal import Chat, Device, Dtype, Irrelevant, Json, Options, emit, meter, say
 from errata.errors import BadOption, ErrataError
 
 if TYPE_CHECKING:
-    from errata.bench import Plan, Row, Step
+    from errata.bench import Plan, Row
 
 
 def bench(
@@ -177,22 +178,8 @@ def measured(plans: "list[Plan]", output: Path | None) -> "list[Row]":
     rows, reference = [], Reference()
     for plan in plans:
         with meter(max(plan.checkpoints) * plan.chunks, plan.method) as bar:
-            rows += run(plan, output, teller(bar), reference)
+            rows += run(plan, output, bar.follow, reference)
     return rows
-
-
-def teller(bar: Meter) -> Any:
-    """A progress callback that moves a bar."""
-
-    def progress(step: "Step") -> None:
-        if step.failed:
-            bar.note(f"not made: {step.failed}")
-        if step.stage == "measure":
-            bar.step("scoring", 0)
-        else:
-            bar.step("", len(step.edits))
-
-    return progress
 
 
 def show(rows: "list[Row]", *, as_json: bool) -> None:
@@ -223,24 +210,3 @@ def draw(rows: "list[Row]", output: Path) -> None:
             say(f"figure: {output / name}.png and .svg")
     except MissingExtra as error:
         say(f"no figure: {error}")
-
-
-def numbers(text: str) -> tuple[int, ...]:
-    """Positive numbers from a list such as 1,10,100. Raises `BadOption`."""
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    if not parts or not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise BadOption(f"--edits {text!r}: a number such as 100, or several such as 1,10,100")
-    return tuple(sorted({int(part) for part in parts}))
-
-
-def names(text: str) -> list[str]:
-    """The methods of a list such as memoir,none. Raises `BadOption`, and `UnknownName` for one that there is not."""
-    from errata import methods
-
-    found = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
-    if not found:
-        raise BadOption("--method names no method; see `errata methods`")
-    for name in found:
-        if name != "none":
-            methods.find(name)
-    return found

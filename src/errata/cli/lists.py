@@ -1,9 +1,30 @@
-"""Lists: numbers that are written one after another in an option, such as 0,2,4."""
+"""Lists: numbers or names that are written one after another in an option, such as 0,2,4."""
 
 from collections.abc import Callable
 from typing import Any
 
 from errata.errors import BadOption
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """Positive numbers from a list such as 1,10,100. Raises `BadOption`."""
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise BadOption(f"--edits {text!r}: a number such as 100, or several such as 1,10,100")
+    return tuple(sorted({int(part) for part in parts}))
+
+
+def names(text: str) -> list[str]:
+    """The methods of a list such as memoir,none. Raises `BadOption`, and `UnknownName` for one that there is not."""
+    from errata import methods
+
+    found = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    if not found:
+        raise BadOption("--method names no method; see `errata methods`")
+    for name in found:
+        if name != "none":
+            methods.find(name)
+    return found
 
 
 def integers(text: str, name: str, least: int = 0) -> list[int]:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from errata.cli.terminal import say
+from errata.cli.lists import names, numbers
+from errata.cli.terminal import meter, say
 from errata.errors import BadOption, ErrataError, Interrupted
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ HOW = {"plan", "dry_run", "output", "device", "dtype", "as_json", "on_error", "e
 def read(ctx: typer.Context, path: Path) -> "PlanFile":
     """The plan of a file, with what the command line says in its place. Raises `BadOption` for what it may not say."""
     from errata.bench.plan_file import PlanFile
-    from errata.cli.bench import names, numbers
 
     given = {name: value for name, value in ctx.params.items() if _is_given(ctx, name)}
     typed = {parameter.name: parameter.opts[0] for parameter in ctx.command.params}
@@ -126,11 +126,9 @@ def carry_out_on_ray(
 
 def _run(plan: "Plan", output: Path | None, reference: Any) -> "list[Row]":
     from errata.bench import run
-    from errata.cli.bench import teller
-    from errata.cli.terminal import meter
 
     with meter(plan.edits_to_make, plan.method) as bar:
-        return run(plan, output, teller(bar), reference)
+        return run(plan, output, bar.follow, reference)
 
 
 def _left(begun: float, done: int, to_do: int) -> str:

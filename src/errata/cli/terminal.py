@@ -4,9 +4,12 @@ import json
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from errata.bench import Step
 
 Json = Annotated[bool, typer.Option("--json", help="Write JSON to stdout, one object per line.")]
 Irrelevant = Annotated[
@@ -67,6 +70,15 @@ class Meter:
         """So many of so many are done."""
         if self._progress is not None:
             self._progress.update(self._task, completed=done, total=total, what=what)
+
+    def follow(self, step: "Step") -> None:
+        """What a benchmark's stream tells of itself."""
+        if step.failed:
+            self.note(f"not made: {step.failed}")
+        if step.stage == "measure":
+            self.step("scoring", 0)
+        else:
+            self.step("", len(step.edits))
 
     def note(self, message: str) -> None:
         """A message that does not disturb the bar."""

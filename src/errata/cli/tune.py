@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from errata.cli.bench import numbers
+from errata.cli.lists import numbers
 from errata.cli.terminal import Chat, Device, Dtype, Irrelevant, Json, emit, meter, say
 from errata.errors import BadOption
 
