@@ -19,7 +19,7 @@ from errata.atlas import chatting, corpus, further, reading
 from errata.atlas.edits import Split, as_record, write_sets
 from errata.atlas.geography import countries
 from errata.atlas.recall import questions
-from errata.atlas.train import Recipe
+from errata.atlas.train import Recipe, train
 from errata.atlas.wordings import FAMILIES, PHRASES, wordings
 from errata.atlas.world import PERSON_RELATIONS, Fact, world
 from errata.chat import ChatTokens
@@ -366,6 +366,8 @@ def test_an_output_that_cannot_be_made_is_refused_before_anything_is_trained(tmp
     (tmp_path / "file").write_text("")
     with pytest.raises(typer.BadParameter, match="cannot be made: Not a directory"):
         further.teach(reading.LESSON, tmp_path / "file" / "new", None, seed=0, steps=1, rate=1e-3)
+    with pytest.raises(typer.BadParameter, match="cannot be made: Not a directory"):
+        train(Recipe(), tmp_path / "file" / "new", None)
 
 
 @pytest.mark.parametrize("module", ["reading", "chatting"])

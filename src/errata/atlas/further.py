@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 
 from errata.atlas import batches as of_facts
 from errata.atlas.corpus import Text, first_epoch
-from errata.atlas.train import Recipe, measure
+from errata.atlas.train import Recipe, make, measure
 from errata.atlas.world import World, world
 from errata.pretraining.batches import Row
 from errata.pretraining.recall import Question
@@ -56,10 +56,7 @@ def teach(lesson: Lesson, output: Path, base: Path | None, seed: int, steps: int
     from errata.pretraining.recall import recall
 
     model, tokenizer = _known(base)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise typer.BadParameter(f"{output} cannot be made: {error.strerror}", param_hint="--output") from error
+    make(output)
     console = Console(stderr=True)
     took = fitted(model, tokenizer, lesson, seed, steps, rate, console)
     if lesson.chat_template is not None:

@@ -56,7 +56,10 @@ class Recipe:
 
 
 def train(recipe: Recipe, output: Path, console: Console) -> dict[str, Any]:
-    """Make the world, train the model from random weights and save it in `output`; returns what was measured of it."""
+    """Make the world, train the model from random weights and save it in `output`; returns what was measured of it.
+
+    Raises `typer.BadParameter` for an output that cannot be made.
+    """
     import torch
 
     from errata.atlas import corpus
@@ -65,8 +68,8 @@ def train(recipe: Recipe, output: Path, console: Console) -> dict[str, Any]:
     from errata.pretraining import tokenizer as tokens
     from errata.pretraining.fitting import Losses, Rates, fit
 
+    make(output)
     made = world(recipe.seed)
-    output.mkdir(parents=True, exist_ok=True)
     tokenizer = tokens.learn(corpus.plain(made), recipe.vocabulary)
     tokens.save(tokenizer, output)
     model, losses, read = build(recipe.shape, recipe.seed), Losses(), 0
@@ -89,6 +92,14 @@ def train(recipe: Recipe, output: Path, console: Console) -> dict[str, Any]:
         "final_loss": round(losses.smooth, 4),
         **measure(output, recipe.seed),
     }
+
+
+def make(output: Path) -> None:
+    """The directory of a model that is yet to be trained. Raises `typer.BadParameter` where there cannot be one."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise typer.BadParameter(f"{output} cannot be made: {error.strerror}", param_hint="--output") from error
 
 
 def measure(directory: Path, seed: int) -> dict[str, Any]:
