@@ -145,7 +145,7 @@ def test_memoir_edits_of_disjoint_masks_are_the_same_in_a_batch_to_rounding(monk
 
     monkeypatch.setattr(ResidualMemory, "mask", disjoint)
     order: list[int] = []
-    one, batched = (with_options("memoir", active=0.25, steps=20) for _ in range(2))
+    one, batched = (with_options("memoir", active=0.25, steps=20, capacity=None) for _ in range(2))
     for i, edit in enumerate(EDITS[:3]):
         order[:] = [i]
         one._apply([edit])  # unlike edit(), without asking before and after, which would take masks too

@@ -48,7 +48,8 @@ def written(model: EditedModel, edit: int) -> torch.Tensor:
 
 def test_nothing_is_stored_by_default_that_only_an_ablation_needs() -> None:
     assert set(memory(edited("memoir", "llama")).tensors()) == {
-        "weight", "permutation", "background", "masks", "distinct", "owners", "irrelevant", "noise", "threshold", "moment"
+        "weight", "permutation", "background", "masks", "distinct", "owners", "irrelevant", "noise", "threshold", "moment",
+        "closed", "rounds",
     }  # fmt: skip
 
 
@@ -220,7 +221,7 @@ def test_what_is_no_ablation_is_refused(options: dict[str, object]) -> None:
 
 
 def test_a_smaller_memory_has_columns_for_some_features_only() -> None:
-    half, whole = made(size=0.5), made()
+    half, whole = made(size=0.5, capacity=None), made(capacity=None)
     small, large = memory(half), memory(whole)
     assert small.weights() == small.weight.numel() == large.weights() / 2 == large.site.in_features * 16
     assert small.nbytes() < large.nbytes()
@@ -242,6 +243,66 @@ def test_what_a_smaller_memory_has_no_columns_for_does_not_move_it() -> None:
         decision = found.decide(a, y)
         assert decision.rows.all()
         assert torch.equal(found.correct(a, y, decision), found.correct(other, y, decision))
+
+
+# -- rounds ------------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_closed_is_never_moved_again() -> None:
+    """With room for one edit each, the logits of every edit's prompt are at the end what they were when it was made."""
+    model, then = with_options("memoir", capacity=1e-3), []
+    for edit in EDITS:
+        model.edit(edit)
+        then.append(logits(model, edit.prompt))
+    found = memory(model)
+    assert found.closed is not None
+    assert found.rounds is not None
+    assert found.rounds.tolist() == list(range(len(EDITS)))
+    assert len(found.closed) == len(EDITS) - 1
+    assert found.weights() == found.weight.numel() * len(EDITS)
+    for i, edit in enumerate(EDITS):
+        if decided(model, edit.prompt) == (True, i):
+            assert torch.equal(logits(model, edit.prompt), then[i])
+    assert decided(model, EDITS[0].prompt) == (True, 0)
+
+
+def test_a_batch_is_answered_from_several_rounds() -> None:
+    model = with_options("memoir", capacity=1e-3)
+    model.edit_many(EDITS)
+    prompts = [edit.prompt for edit in EDITS]
+    assert model.answer(prompts) == [model.answer([prompt])[0] for prompt in prompts]
+
+
+def test_a_prompt_is_taught_anew_in_the_round_of_its_newer_edit() -> None:
+    model, again = with_options("memoir", capacity=1e-3), Edit(EDITS[0].prompt, EDITS[1].target)
+    model.edit_many([*EDITS[:2], again])
+    found = memory(model)
+    assert found.rounds is not None
+    assert found.rounds.tolist() == [2, 1]
+    assert decided(model, again.prompt) == (True, 2)
+    assert model.answer([again.prompt])[0].startswith(again.target)
+
+
+def test_edits_of_a_batch_share_a_round_and_capacity_is_counted_in_edits() -> None:
+    model = with_options("memoir", capacity=1e6 * 2 / memory(made()).weight.numel(), prefixed=True)
+    model.edit_many(EDITS[:3], batch_size=3)
+    model.edit(EDITS[3])
+    found = memory(model)
+    assert found.rounds is not None
+    assert [found.rounds[found.owners == edit].unique().tolist() for edit in range(4)] == [[0], [0], [0], [1]]
+
+
+def test_without_a_capacity_one_matrix_takes_all() -> None:
+    found = memory(made(capacity=None))
+    assert found.closed is None
+    assert found.rounds is None
+    assert found.weights() == found.weight.numel()
+
+
+@pytest.mark.parametrize("capacity", [0, -1])
+def test_a_capacity_of_nothing_is_refused(capacity: float) -> None:
+    with pytest.raises(BadOption, match="more than 0, or none"):
+        make("memoir", capacity=capacity)
 
 
 @pytest.mark.parametrize("size", [0.0, -1.0, 1.5])

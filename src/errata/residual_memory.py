@@ -1,7 +1,8 @@
 """Residual memory: MEMOIR's W_m beside one FFN output projection, and the masks through which it is read.
 
 What an edit writes lies in the columns that its mask selects. A request is routed by comparing masks of its features with
-the stored ones; it is read through the mask that the nearest edit was written through.
+the stored ones; it is read through the mask that the nearest edit was written through. When W_m is full the round is over:
+it is closed, never written again, and the next edits have an empty one.
 """
 
 import math
@@ -39,10 +40,14 @@ class ResidualMemory(Gated):
     first view; or, where edits have several masks or `apart` ones to write through, through those in `written`
     (edits, width bits), of which `home` (masks,) says whose is whose. `moment` (width, width), where there is one, is K K^T
     of what its edits read. `distinct` (views, masks, width bits), where there is one, is the part of each mask that is of
-    its edit's subject, and `relation` that of what is asked about it; empty where the subject is not known.
+    its edit's subject, and `relation` that of what is asked about it; empty where the subject is not known. `closed`
+    (rounds, model, width), where there is one, are the W_m of rounds that are over; `rounds` (masks,) says in which of
+    them, or in this one, the edit of each mask was made.
     """
 
     weight: Tensor
+    closed: Tensor | None
+    rounds: Tensor | None
     permutation: Tensor
     kept: Tensor | None
     background: Tensor
@@ -60,12 +65,13 @@ class ResidualMemory(Gated):
     def __init__(
         self, site: Site, active: int, feature: str, permutation: Tensor, device: torch.device, *, raw: bool = False,
         apart: bool = False, kept: Tensor | None = None, protected: bool = False, contrast: float = 0.0,
-        asked: float | None = None,
+        asked: float | None = None, in_rounds: bool = False,
     ) -> None:  # fmt: skip
         """`raw`: overlaps are scored as they are, not corrected for chance. `kept`: the input features that are used.
 
         `protected`: there is a `moment`. `contrast`: the share of an edit's distinct features, corrected for chance, that a
         prompt must have; 0 asks for none. `asked`: the same of the features of what is asked; None asks for none.
+        `in_rounds`: W_m may be closed, and another begun.
         """
         super().__init__(site)
         self.active, self.feature, self.apart, self.contrast, self.asked = active, feature, apart, contrast, asked
@@ -75,6 +81,8 @@ class ResidualMemory(Gated):
         self._indexes: list[MaskIndex] = []
         width, packed, views = self.width, (self.width + 7) // 8, len(FEATURES[feature])
         self.register_buffer("weight", torch.zeros(site.out_features, width, device=device))
+        self.register_buffer("closed", torch.zeros(0, *self.weight.shape, device=device) if in_rounds else None)
+        self.register_buffer("rounds", torch.zeros(0, dtype=torch.long, device=device) if in_rounds else None)
         self.register_buffer("permutation", permutation.to(device))
         self.register_buffer("kept", None if kept is None else kept.to(device))
         self.register_buffer("background", torch.zeros(2, width, device=device))  # mean and last-token feature
@@ -95,8 +103,8 @@ class ResidualMemory(Gated):
             self.register_buffer("home", torch.zeros(0, dtype=torch.long, device=device))
 
     def weights(self) -> int:
-        """Those of W_m."""
-        return self.weight.numel()
+        """Those of W_m, in all rounds."""
+        return self.weight.numel() * (1 if self.closed is None else 1 + len(self.closed))
 
     def read(self, a: Tensor) -> Tensor:
         """The features that are used: (batch, seq, ff) -> (batch, seq, width)."""
@@ -172,6 +180,46 @@ class ResidualMemory(Gated):
         share = torch.where(size > 0, shared(mask, own) / size.clamp(min=1), 1.0)
         return (share - chance) / (1 - chance)
 
+    # -- writing -----------------------------------------------------------------------------------------------------
+
+    def make_room(self, capacity: float) -> None:
+        """Begin a round, if this one has as many edits as its `capacity`, a number per million weights of W_m, or one."""
+        assert self.closed is not None
+        if len(self.owners[self.here()].unique()) >= max(1.0, capacity * self.weight.numel() / 1e6):
+            empty = {"weight": torch.zeros_like(self.weight)}
+            empty |= {} if self.moment is None else {"moment": torch.zeros_like(self.moment)}
+            self.put({"closed": torch.cat([self.closed, self.weight[None]])} | empty)
+
+    def here(self) -> Tensor:
+        """The masks of edits that were made in this round: (masks,) bool."""
+        if self.closed is None or self.rounds is None:
+            return torch.ones_like(self.owners, dtype=torch.bool)
+        return self.rounds == len(self.closed)
+
+    def joined(self, mask: Tensor, written: Tensor, index: int) -> dict[str, Tensor]:
+        """The index with the masks (views, masks, bytes) of an edit in it, and the one through which it was `written`."""
+        count = mask.shape[1]
+        found = {
+            "masks": torch.cat([self.masks, mask], dim=1),
+            "owners": torch.cat([self.owners, self.owners.new_full((count,), index)]),
+        }
+        if self.closed is not None and self.rounds is not None:
+            found["rounds"] = torch.cat([self.rounds, self.rounds.new_full((count,), len(self.closed))])
+        if self.apart:
+            found["home"] = torch.cat([self.home, self.home.new_full((count,), len(self.written))])
+            found["written"] = torch.cat([self.written, written[None]])
+        return found
+
+    def taken_over(self, known: Tensor, index: int) -> dict[str, Tensor]:
+        """The index where these masks (masks,) bool belong to a newer edit, which was made in this round."""
+        mine = torch.isin(self.home, self.home[known]) if self.apart else known
+        found = {"owners": torch.where(mine, index, self.owners)}
+        if self.closed is not None and self.rounds is not None:
+            found["rounds"] = torch.where(mine, len(self.closed), self.rounds)
+        return found
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+
     def through(self, pick: Tensor) -> Tensor:
         """The masks, packed, that the edits with these stored masks were written through: (...,) -> (..., bytes)."""
         return self.written[self.home[pick]] if self.apart else self.masks[0, pick]
@@ -224,7 +272,15 @@ class ResidualMemory(Gated):
         return decide_best(scores[best], picks[best], tau[best])._replace(other=other[best])
 
     def correct(self, a: Tensor, y: Tensor, decision: Decision) -> Tensor:
-        """W a + W_m (m * a), with the stored mask m of each row."""
+        """W a + W_m (m * a), with the stored mask m of each row, and the W_m of its round."""
         assert decision.pick is not None
         m = unpack(self.through(decision.pick), self.width)
-        return add(y, F.linear(self.read(a).to(self.weight.dtype) * m[:, None], self.weight))
+        a = self.read(a).to(self.weight.dtype) * m[:, None]
+        if self.closed is None or self.rounds is None or not len(self.closed):
+            return add(y, F.linear(a, self.weight))
+        rounds, c = self.rounds[decision.pick], y.new_zeros(y.shape, dtype=self.weight.dtype)
+        every = torch.compiler.is_compiling()
+        for i in range(len(self.closed) + 1) if every else rounds[decision.rows].unique().tolist():
+            weight = self.closed[i] if i < len(self.closed) else self.weight
+            c = torch.where((rounds == i)[:, None, None], F.linear(a, weight), c)
+        return add(y, c)

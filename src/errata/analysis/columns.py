@@ -19,9 +19,13 @@ TOP = 0.1
 
 
 def columns(memory: ResidualMemory) -> dict[str, Any]:
-    """How many edits use each column, against chance, and how the weight is spread, as numbers for a file."""
-    T, D = memory.masks.shape[1], memory.width
-    used = sum((unpack(some, D).sum(0) for some in memory.masks[0].split(256)), torch.zeros(D, dtype=torch.long))
+    """How many edits use each column, against chance, and how the weight is spread, as numbers for a file.
+
+    Of the W_m that is written now, and the edits in it.
+    """
+    masks = memory.masks[0, memory.here()]
+    T, D = len(masks), memory.width
+    used = sum((unpack(some, D).sum(0) for some in masks.split(256)), torch.zeros(D, dtype=torch.long))
     p = memory.active / D
     norms = memory.weight.double().norm(dim=0).cpu()
     return {

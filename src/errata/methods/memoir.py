@@ -42,7 +42,9 @@ class Memoir(Editor):
     name: ClassVar[str] = "memoir"
     depth: ClassVar[float] = 27 / 31
     published_layers: ClassVar[dict[tuple[str, int], int]] = {("llama", 32): 27, ("mistral", 32): 27, ("gptj", 28): 21}
-    unsaid: ClassVar[dict[str, object]] = {"protect": 0.0, "faint": 1.0, "contrast": 0.0, "reworded": 0.0}
+    unsaid: ClassVar[dict[str, object]] = {
+        "protect": 0.0, "faint": 1.0, "contrast": 0.0, "reworded": 0.0, "capacity": None,
+    }  # fmt: skip
     search: ClassVar[dict[str, tuple[object, ...]]] = {
         "lr": (0.02, 0.05, 0.1), "active": (1 / 7, 2 / 7, 4 / 7), "protect": (0.0, 3.0, 10.0), "faint": (0.5, 1.0),
     }  # fmt: skip
@@ -51,6 +53,9 @@ class Memoir(Editor):
     """N, the features an edit may use, as a fraction of the memory's width [released: 4096 of 14336]."""
     size: float = 1.0
     """Share of the input features that the memory has columns for, at random [paper: all]; a smaller one holds less."""
+    capacity: float | None = 500
+    """Edits per million weights that W_m takes; the next ones have another, an empty one, and this is never written again.
+    None: one W_m takes all [paper, where a thousand edits are 22 per million]."""
     tau: float | None = None
     """Threshold on the overlap; at -1 every prompt is answered, the ablation without conditional activation [released,
     LLaMA-3: .4 with `overlap=raw`, which is .16 here]. By default it is calibrated: as low as the irrelevant prompts
@@ -112,6 +117,7 @@ class Memoir(Editor):
     """Decay of all of W_m at every step. The released 1e-5 shrinks a memory to a fraction over a long stream."""
 
     def __post_init__(self) -> None:
+        self.check(self.capacity is None or self.capacity > 0, f"capacity={self.capacity}: more than 0, or none")
         self.check(0 < self.active <= 1, f"active={self.active}: a fraction of the width, in (0, 1]")
         self.check(0 < self.size <= 1, f"size={self.size}: a share of the input features, in (0, 1]")
         self.check(self.feature in FEATURES, f"feature {self.feature!r}: one of {', '.join(FEATURES)}")
@@ -147,6 +153,7 @@ class Memoir(Editor):
             site, max(1, round(self.active * width)), self.feature, order, model.device, raw=self.overlap == "raw",
             apart=self.prefixed or self.mask != "top_hash", kept=kept, protected=self.protect > 0,
             contrast=self.contrast if self.tau is None else 0.0, asked=self.relation,
+            in_rounds=self.capacity is not None,
         )  # fmt: skip
         model.install(self.name, memory)
         prompts = [probe.prompt for probe in model.sampling.irrelevant]
@@ -170,6 +177,8 @@ class Memoir(Editor):
         """
         memory = model.memories[self.name]
         assert isinstance(memory, ResidualMemory)
+        if self.capacity is not None:
+            memory.make_room(self.capacity)
         seed, share = model.sampling.seed, self.reworded
         contexts = [model.contexts(edit.prompt, wordings(edit, share, seed)) for edit in edits]
         pairs = [[(context, edit.target) for context in own] for edit, own in zip(edits, contexts, strict=True)]
@@ -182,7 +191,7 @@ class Memoir(Editor):
         columns = [own.nonzero().squeeze(1) for own in through]
         lr, clip = self._step_size(model, memory)
         taught = {edit.prompt for edit in model.history[:index]}
-        known = [bool(memory.known(own[:, :1]).any()) for own in masks]
+        known = [bool((memory.known(own[:, :1]) & memory.here()).any()) for own in masks]
         met = [edit.prompt in taught and old for edit, old in zip(edits, known, strict=True)]
         moment, roots = protection.roots(memory, batch, columns, met, self.protect)
 
@@ -272,8 +281,7 @@ class Memoir(Editor):
         """The index with this edit's masks in it, its prompt's first; the same mask again belongs to the newer edit."""
         known = memory.known(mask[:, :1])
         if known.any():
-            known = torch.isin(memory.home, memory.home[known]) if memory.apart else known
-            return {"owners": torch.where(known, index, memory.owners)}
+            return memory.taken_over(known, index)
         near = [memory.score(there, new).amax(1) for there, new in zip(memory.irrelevant, mask, strict=True)]
         noise = torch.maximum(memory.noise, torch.stack(near))
         if self.mask == "random":
@@ -282,18 +290,9 @@ class Memoir(Editor):
             threshold = torch.full_like(memory.threshold, self.tau)
         else:
             threshold = torch.quantile(noise, 1 - self.spill / len(noise), dim=1) + 1e-6
-        count = mask.shape[1]
-        found = {
-            "masks": torch.cat([memory.masks, mask], dim=1),
-            "owners": torch.cat([memory.owners, memory.owners.new_full((count,), index)]),
-            "noise": noise,
-            "threshold": threshold,
-        }
+        found = memory.joined(mask, written, index) | {"noise": noise, "threshold": threshold}
         for name, prompts in (("distinct", of_others(edit)), ("relation", of_subject(edit))):
             if (held := getattr(memory, name)) is not None:
                 others = [memory.mask(memory.features(a)) for a, _, _ in model.read(memory, prompts)]
                 found[name] = torch.cat([held, memory.distinguished(mask, others)], dim=1)
-        if memory.apart:
-            found["home"] = torch.cat([memory.home, memory.home.new_full((count,), len(memory.written))])
-            found["written"] = torch.cat([memory.written, written[None]])
         return found
