@@ -37,6 +37,7 @@ SPEED := benchmarks/results/speed
 bench: $(READY)  ## time it on this machine: the mask index, the inner loop, batches, long streams, inference, recording
 	mkdir -p $(SPEED)
 	$(OFFLINE) $(BIN)/python benchmarks/mask_index.py --masks 10000,100000,1000000 > $(SPEED)/mask_index.json
+	$(OFFLINE) $(BIN)/python benchmarks/mask_index.py --masks 10000,100000,1000000 --numpy > $(SPEED)/mask_index_numpy.json
 	$(OFFLINE) $(BIN)/python benchmarks/inner_loop.py > $(SPEED)/inner_loop.json
 	$(OFFLINE) $(BIN)/python benchmarks/throughput.py --edits 30 > $(SPEED)/throughput.json
 	$(OFFLINE) $(BIN)/python benchmarks/closed_form.py > $(SPEED)/closed_form.json

@@ -1,10 +1,11 @@
 """What an edited model costs to use: prefill and decoding, against the same model without its edits.
 
     python benchmarks/inference.py --edits 20 > benchmarks/results/speed/inference.json
-    python benchmarks/inference.py --edits 20 --layers 32 --repeats 11 > benchmarks/results/speed/inference_deep.json
+    python benchmarks/inference.py --edits 5 --layers 32 --repeats 9
 
-One thread. The two are timed in turn and the median of the ratios is taken; `edited` prompts are answered by a memory,
-`other` ones only pass its gate.
+One thread. The edits are made in few steps, since what they cost to use does not depend on how well they hold. The
+two are timed in turn and the median of the ratios is taken; `edited` prompts are answered by a memory, `other` ones only
+pass its gate.
 """
 
 import argparse

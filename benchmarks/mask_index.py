@@ -1,6 +1,7 @@
 """How long the nearest of very many masks takes to find, against comparing all of them.
 
     python benchmarks/mask_index.py --masks 10000,100000,1000000 > benchmarks/results/speed/mask_index.json
+    python benchmarks/mask_index.py --masks 10000,100000,1000000 --numpy > benchmarks/results/speed/mask_index_numpy.json
 
 Random masks of the size that MEMOIR has on LLaMA-2-7B, 4,096 of about 14,336 features, on one thread. A query is a stored
 mask of which a share of the features was exchanged, or a mask that is near to none; the floor is what a routed query must
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from errata import bitmaps
 from errata.bench.provenance import surroundings
 from errata.mask_index import Bits, MaskIndex
 from errata.masks import overlaps
@@ -96,10 +98,15 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--masks", default="10000,100000")
-    counts = [int(count) for count in parser.parse_args().masks.split(",")]
+    parser.add_argument("--numpy", action="store_true", help="count with NumPy also where Numba is installed")
+    given = parser.parse_args()
+    counts = [int(count) for count in given.masks.split(",")]
+    if given.numpy:
+        bitmaps.compiled = lambda: None  # type: ignore[assignment]
     torch.set_num_threads(1)
     told = {
         "width": WIDTH,
+        "counted_by": "NumPy" if bitmaps.compiled() is None else "Numba",
         "provenance": surroundings(torch.nn.Linear(1, 1)),
         "indexes": [measured(count) for count in counts],
     }

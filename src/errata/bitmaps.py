@@ -5,7 +5,7 @@ that is there, the sum is a digit again and a carry for the next (a full adder, 
 little more than n of these, whatever the counts come to.
 
 With Numba (`pip install 'errata[index]'`) all of this is compiled, when it is first asked for, which takes two or three
-seconds; without, NumPy does the same in a few times as long.
+seconds; without, NumPy does the same in two to three times as long.
 """
 
 import functools
