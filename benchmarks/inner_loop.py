@@ -19,6 +19,7 @@ from contextlib import ExitStack, nullcontext
 from typing import Any
 
 import torch
+from cases import add_cases, cases_of
 from shapes import Shape, add_shape, shape_of, shaped
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -135,16 +136,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--edits", type=int, default=5)
     add_shape(parser)
-    parser.add_argument("--cases", default=";".join(CASES), help="some of: " + ";".join(CASES))
+    add_cases(parser, CASES)
     told = parser.parse_args()
-    unknown = set(told.cases.split(";")) - set(CASES)
-    if unknown:
-        parser.error(f"no case is called {', '.join(sorted(unknown))}; there are {'; '.join(CASES)}")
-    shape = shape_of(parser, told)
+    shape, cases = shape_of(parser, told), cases_of(parser, told, CASES)
     torch.set_num_threads(1)
     speed = ceiling()
     rows = []
-    for case in told.cases.split(";"):
+    for case in cases:
         name, options = CASES[case]
         _, _, flops, bare = made(name, options, told.edits, shape, plain=False, counting=True)
         suffix, fast, _, _ = made(name, options, told.edits, shape, plain=False)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from cases import add_cases, cases_of
 
 from errata import EditedModel, load, methods
 from errata.analysis.findings import Findings, found_before, made_on
@@ -85,10 +86,9 @@ def main() -> None:
     parser.add_argument("--data", default="atlas")
     parser.add_argument("--irrelevant")
     parser.add_argument("--edits", type=int, default=100)
-    parser.add_argument("--cases", default=";".join(CASES))
+    add_cases(parser, CASES)
     told = parser.parse_args()
-    if unknown := set(told.cases.split(";")) - set(CASES):
-        parser.error(f"no case is called {', '.join(sorted(unknown))}; there are {'; '.join(CASES)}")
+    cases = cases_of(parser, told, CASES)
     torch.set_num_threads(1)
     asked = {
         "model": Path(told.model).name, "data": Path(told.data).name,
@@ -103,7 +103,7 @@ def main() -> None:
     stream, pool = data.edits[: told.edits], data.edits[told.edits :]
     if told.edits < 1 or len(pool) < OTHERS:
         parser.error(f"--edits {told.edits}: at least 1, and {OTHERS} of the {len(data.edits)} rows must be left over")
-    for case in told.cases.split(";"):
+    for case in cases:
         if case not in found:
             found[case] = row(case, base, tokenizer, irrelevant, stream, pool)
             sys.stderr.write(f"{case} {found[case]}\n")

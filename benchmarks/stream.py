@@ -21,11 +21,12 @@ from typing import Any
 
 import torch
 
-from errata import EditedModel, load, methods
+from errata import EditedModel, load, methods, residual_memory
 from errata.atlas.edits import edits, irrelevant
 from errata.bench.provenance import surroundings
 from errata.edit import Edit
 from errata.masks import pack
+from errata.methods.memoir import Memoir
 
 METHODS = ("memoir", "grace", "wise")
 ASKED = 20
@@ -53,7 +54,11 @@ def fill(model: EditedModel, count: int) -> None:
         active = round(4096 / 14336 * width)
         places = torch.rand(len(held["masks"]), count, width, generator=rng).topk(active).indices
         mask = torch.zeros(len(places), count, width, dtype=torch.bool).scatter_(-1, places, value=True)
-        memory.put({"masks": pack(mask), "distinct": pack(mask), "owners": owners})
+        rounds = owners // residual_memory.held(Memoir.capacity or count, memory.weights())
+        closed = torch.randn(int(rounds[-1]), out, width, generator=rng)
+        memory.put({
+            "masks": pack(mask), "distinct": pack(mask), "owners": owners, "rounds": rounds, "closed": closed
+        })  # fmt: skip
     elif name == "grace":
         memory.put({
             "keys": torch.randn(count, width, generator=rng), "values": torch.randn(count, out, generator=rng),

@@ -64,7 +64,7 @@ def a_plan(base, editor=None, **more):
 
 def results(rows):
     """Rows without what differs from run to run."""
-    volatile = {"seconds_per_edit", "peak_memory_mb", "provenance"}
+    volatile = {"seconds_per_edit", "peak_memory_mb", "provenance", "answering"}
     return [{name: value for name, value in row.to_record().items() if name not in volatile} for row in rows]
 
 
@@ -76,6 +76,10 @@ def test_a_stream_is_scored_at_each_checkpoint_over_all_edits_so_far(base):
     assert last.scores["generated_exact"]["locality"] == 1
     assert set(last.scores) == {"generated_exact", "generated_natural", "teacher_forced_exact", "teacher_forced_token"}
     assert set(last.immediate) == {"generated_exact", "teacher_forced_token"}
+    assert sum(told["edits"] for told in last.outcomes.values()) == 4
+    assert last.outcomes.get("held", {}).get("edits", 0) == 4 * last.scores["generated_exact"]["reliability"]
+    assert set(last.answering) == {"edited", "unedited"}
+    assert min(last.answering.values()) > 0
     assert last.edits_per_million_weights == pytest.approx(4 / (64 * 32 / 1e6), rel=1e-4)
     assert last.memory_bytes == 64 * 32 * 4
     assert last.seconds_per_edit >= 0

@@ -11,6 +11,7 @@ from errata.bench.estimate import estimate
 from errata.bench.plan import Plan, model_name
 from errata.bench.plan_file import PlanFile, expanded
 from errata.data import jsonl
+from errata.edit import Edit
 from errata.errors import BadOption, UnknownName, UsageError
 from errata.methods import make
 from test_bench_record import a_row
@@ -214,6 +215,20 @@ def test_earlier_rows_are_not_counted_again_and_tell_the_time():
     assert (other.found, other.unknown) == (0, ("grace",)), "another model tells nothing of this one"
 
 
+def test_matrices_that_a_long_stream_begins_anew_are_counted():
+    base = tiny_llama(layers=2)  # its site is a matrix of 64 x 32: at 1000 a million a W_m takes three edits
+    matrix = 4 * 64 * 32
+
+    def of(editor, edits):
+        stream = [Edit(f"Where is number {i}?", "Rome") for i in range(edits)]
+        return estimate([Plan(base, None, editor, "tiny", "many", stream)]).editing_bytes - 4 * matrix
+
+    for capacity, edits, closed in ((1000, 3, 0), (1000, 10, 3), (1, 3, 2), (None, 10, 0)):
+        assert of(make("memoir", capacity=capacity, protect=0.0), edits) == closed * matrix
+    for mode, most, apart in (("retrieve", None, 4), ("retrieve", 3, 2), ("merge", None, 0)):
+        assert of(make("wise", mode=mode, most=most, k=1, shard_edits=2), 10) == apart * matrix
+
+
 def test_second_moments_count_those_of_locate_then_edit_for_every_layer():
     base = tiny_llama(layers=2)  # its site is a matrix of 64 x 32
     sizes = {
@@ -221,6 +236,6 @@ def test_second_moments_count_those_of_locate_then_edit_for_every_layer():
         for name in ("grace", "memoir", "rome", "memit")
     }
     assert sizes == {
-        "grace": 4 * 4 * 64 * 32, "memoir": 4 * 4 * 64 * 32 + 8 * 64**2, "rome": 4 * 4 * 64 * 32 + 16 * 64**2,
+        "grace": 4 * 4 * 64 * 32, "memoir": (4 + 1) * 4 * 64 * 32 + 8 * 64**2, "rome": 4 * 4 * 64 * 32 + 16 * 64**2,
         "memit": 4 * 4 * 64 * 32 + 5 * 16 * 64**2
     }  # fmt: skip

@@ -45,8 +45,11 @@ class Editor(ABC):
         not finite.
         """
 
-    def bytes_beside(self, features: int) -> int:
-        """Bytes of matrices of a site's input features (ff, ff) that are kept beside its own (model, ff): an estimate."""
+    def bytes_beside(self, features: int, weights: int, edits: int) -> int:
+        """Bytes of matrices that are kept beside a site's own (model, ff) after so many edits: an estimate.
+
+        `features` are ff, its input's, and `weights` those of its own matrix.
+        """
         return 0
 
     def beyond(self, model: "EditedModel", edits: int) -> str:

@@ -121,7 +121,7 @@ class LocateThenEdit(Editor, ABC):
         self.check(self.clamp > 0, f"clamp={self.clamp}: a positive number")
         self.check(self.contexts >= 0, f"contexts={self.contexts}: not negative")
 
-    def bytes_beside(self, features: int) -> int:
+    def bytes_beside(self, features: int, weights: int, edits: int) -> int:
         """Second moments and their inverse, in float64."""
         return 2 * 8 * features**2
 

@@ -31,6 +31,7 @@ from errata.answers import BATCH, Question, Said, ask, generate, question, surpr
 from errata.edit import LOCALITY_KINDS, OOD, Edit, Probe
 from errata.errors import BadOption
 from errata.model import EditedModel
+from errata.outcomes import Answer, Outcomes, outcomes
 
 SCORERS = ("generated_exact", "generated_natural", "teacher_forced_exact", "teacher_forced_token")
 HEADLINE = "generated_exact"
@@ -93,6 +94,8 @@ class Measurement(NamedTuple):
     portability: Mapping[str, float | None] = MappingProxyType({})
     """By scorer: whether prompts whose answers follow from an edit are answered so; mean over those of an edit, then over
     the edits that have any. No part of `Triple.average`."""
+    outcomes: Outcomes = MappingProxyType({})
+    """How edits failed, under the headline scorer."""
 
 
 def measure(
@@ -127,6 +130,14 @@ def measure(
         sum(edit.contradicts(last) for edit, last in _with_latest(edits)),
         _out_of_distribution(model, scored, batch_size),
         {name: _over(ported, name) for name in SCORERS},
+        outcomes(
+            scored,
+            [Answer(edit.prompt, q, said[q]) for edit, (q,) in zip(scored, own, strict=True)],
+            [
+                [Answer(wording, q, said[q]) for wording, q in zip(edit.rephrases, group, strict=True)]
+                for edit, group in zip(scored, other, strict=True)
+            ],
+        ),
     )
 
 

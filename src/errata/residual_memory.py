@@ -33,6 +33,11 @@ EXACT = 0.98
 """Overlap from which on two masks are of the same prompt: numerical noise moves a few features in or out."""
 
 
+def held(capacity: float, weights: float) -> int:
+    """Edits that a W_m of so many weights takes, at least one; `capacity` is their number for every million."""
+    return max(1, math.ceil(capacity * weights / 1e6))
+
+
 class ResidualMemory(Gated):
     """W_m (model, width), and the masks (views, masks, width bits) that index it; `owners` are their edits.
 
@@ -183,9 +188,9 @@ class ResidualMemory(Gated):
     # -- writing -----------------------------------------------------------------------------------------------------
 
     def make_room(self, capacity: float) -> None:
-        """Begin a round, if this one has as many edits as its `capacity`, a number per million weights of W_m, or one."""
+        """Begin a round, if this one has as many edits as W_m takes."""
         assert self.closed is not None
-        if len(self.owners[self.here()].unique()) >= max(1.0, capacity * self.weight.numel() / 1e6):
+        if len(self.owners[self.here()].unique()) >= held(capacity, self.weight.numel()):
             empty = {"weight": torch.zeros_like(self.weight)}
             empty |= {} if self.moment is None else {"moment": torch.zeros_like(self.moment)}
             self.put({"closed": torch.cat([self.closed, self.weight[None]])} | empty)

@@ -55,9 +55,9 @@ class SpreadEdit(LocateThenEdit, ABC):
         super().__post_init__()
         self.check(self.spread is None or self.spread >= 1, f"spread={self.spread}: at least 1")
 
-    def bytes_beside(self, features: int) -> int:
+    def bytes_beside(self, features: int, weights: int, edits: int) -> int:
         """Those of every layer that shares an edit, five of a large model."""
-        return (self.spread or 5) * super().bytes_beside(features)
+        return (self.spread or 5) * super().bytes_beside(features, weights, edits)
 
     @abstractmethod
     def first(self, model: "EditedModel", site: Site) -> Tensor:

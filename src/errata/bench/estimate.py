@@ -92,4 +92,5 @@ def _editing(plan: Plan) -> int:
     if plan.editor is None:
         return 0
     site = max(find_sites(plan.base), key=lambda site: site.weights)
-    return plan.editor.bytes_beside(site.in_features) + COPIES * 4 * site.weights
+    edits = max((run.length for run in plan.runs()), default=0)
+    return plan.editor.bytes_beside(site.in_features, site.weights, edits) + COPIES * 4 * site.weights

@@ -73,6 +73,10 @@ class Row:
     """Scorer -> how many of the answers that follow from the edits are given, where the data has such questions."""
     nulls: Mapping[str, str] = field(default_factory=dict)
     """Numbers that were not finite: where, and what they were."""
+    outcomes: Mapping[str, Any] = field(default_factory=dict)
+    """Kind of outcome -> how many edits came to it, how many of these are contested, and examples (`errata.outcomes`)."""
+    answering: Mapping[str, float | None] = field(default_factory=dict)
+    """Seconds of a prompt and its answer, `edited` and `unedited` (`errata.bench.answering`)."""
     chat: bool = False
     """Whether all prompts were what a user says in the model's chat template."""
 

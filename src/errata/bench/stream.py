@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from errata.bench import provenance, record
+from errata.bench.answering import answering
 from errata.bench.plan import Plan, Run
 from errata.bench.record import PROPERTIES, Row
 from errata.edit import Edit
@@ -15,6 +16,7 @@ from errata.editor import Receipt
 from errata.errors import EditFailed, Interrupted
 from errata.metrics import SCORERS, Measurement, Perplexity, Reference, Triple, immediate, mean, measure
 from errata.model import EditedModel
+from errata.outcomes import together
 
 
 class Step(NamedTuple):
@@ -51,6 +53,7 @@ class Sample(NamedTuple):
     """What was found at one checkpoint of one stream."""
 
     measured: Measurement
+    answering: Mapping[str, float]
     seconds: float | None
     immediate: dict[str, float | None]
     failed: tuple[str, ...]
@@ -182,6 +185,7 @@ class Bench:
         sites = {memory.site.path: memory for memory in model.memories.values()}
         return Sample(
             measure(model, edits, self.reference, self.plan.rows_at_once),
+            answering(model, edits),
             mean(receipt.seconds for receipt in log.receipts),
             {name: mean(hit[name] for hit in log.immediate) for name in log.immediate[0]},
             tuple(edit.id for edit in log.failed),
@@ -220,6 +224,8 @@ class Bench:
             "ood": _means([m.ood._asdict() for m in measured]),
             "portability": _means([m.portability for m in measured]),
             "immediate": _means([sample.immediate for sample in samples]),
+            "outcomes": together(m.outcomes for m in measured),
+            "answering": _means([sample.answering for sample in samples]),
             "seconds_per_edit": _mean(sample.seconds for sample in samples),
             "peak_memory_mb": peak,
             "memory_bytes": mean(sample.memory_bytes for sample in samples),

@@ -26,7 +26,7 @@ from errata.fitting import OPTIMIZERS, Stop, Trace, fit_each
 from errata.masks import pack, unpack
 from errata.memory import add
 from errata.objective import target_nll
-from errata.residual_memory import FEATURES, ResidualMemory
+from errata.residual_memory import FEATURES, ResidualMemory, held
 from errata.wording import wordings
 
 if TYPE_CHECKING:
@@ -136,9 +136,11 @@ class Memoir(Editor):
         self.check(self.tries >= 1, f"tries={self.tries}: at least 1")
         self.check(0 <= self.spill < 1, f"spill={self.spill}: a share, in [0, 1)")
 
-    def bytes_beside(self, features: int) -> int:
-        """What earlier edits read, where that is protected, and its factor."""
-        return 2 * 4 * round(self.size * features) ** 2 if self.protect else 0
+    def bytes_beside(self, features: int, weights: int, edits: int) -> int:
+        """What earlier edits read, where that is protected, and its factor; and the W_m that are closed by then."""
+        own = self.size * weights
+        closed = 0 if self.capacity is None else (edits - 1) // held(self.capacity, own)
+        return (2 * 4 * round(self.size * features) ** 2 if self.protect else 0) + round(4 * own) * closed
 
     def prepare(self, model: "EditedModel") -> None:
         """An empty memory; the background feature and the masks of the irrelevant prompts."""

@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from errata.suffix import Suffix
     from errata.tokens import Rows
 
-
 LOOKED_AT = 8
 """Earlier edits among which the most forgotten are looked for, as a multiple of those that are replayed."""
 
@@ -147,8 +146,7 @@ class Wise(Editor):
         for name, values in {
             "mode": ("merge", "retrieve"), "merge": OPERATORS, "margins": ("relative", "absolute"), "over": OVER,
             "distance": ("paper", "released"), "routing": ("activation", "oracle"), "spills": SPILLS,
-            "reach": ("trained", "sampled"),
-            "preset": (None, "published"),
+            "reach": ("trained", "sampled"), "preset": (None, "published"),
         }.items():  # fmt: skip
             named = ", ".join(str(value) for value in values)
             self.check(getattr(self, name) in values, f"{name} {getattr(self, name)!r}: one of {named}")
@@ -189,7 +187,7 @@ class Wise(Editor):
     def _edit_one(self, model: "EditedModel", edit: Edit, index: int) -> Trace:
         memory = model.memories[self.name]
         assert isinstance(memory, SideMemory)
-        memory.make_room(self._shard_size(model), self.k, self.most)
+        memory.make_room(self._shard_size(model.expected, model.site(self).weights), self.k, self.most)
         homes = torch.cat([memory.homes, memory.homes.new_tensor([memory.current])])
         same, apart, looked = self._replayed(model, memory, edit, index)
         contexts = model.contexts(edit.prompt)
@@ -224,7 +222,6 @@ class Wise(Editor):
         theta = shard.flatten()[where].requires_grad_()
         real = rows.attention.bool()
         a = suffix.a[real].to(theta.dtype)  # (tokens, ff): padding is not multiplied
-        width = len(shard)
         unit = model.irrelevant_states(memory).output_norm if self.margins == "relative" else 1.0
 
         def loss() -> Tensor:
@@ -232,7 +229,7 @@ class Wise(Editor):
             shift = tau
             if self.joint:  # the merge is flat at 0, where a shard begins: its value, and the gradient of a sum
                 shift = memory.merged([*before, tau.detach()]) + (tau - tau.detach())
-            c = a.new_zeros(*real.shape, width).index_put((real,), F.linear(a, shift))
+            c = a.new_zeros(*real.shape, len(shard)).index_put((real,), F.linear(a, shift))
             nll = target_nll(suffix.logits(lambda _, y: add(y, c)), rows.labels, rows.row_of_label)
             if not self.margin:
                 return nll
@@ -269,8 +266,9 @@ class Wise(Editor):
         self, model: "EditedModel", memory: SideMemory, edit: Edit, index: int
     ) -> tuple[list[Edit], list[Edit], Looked | None]:
         """Earlier edits in force to train along; some of other side memories; and where the most forgotten are from."""
-        latest = {old.prompt: i for i, old in enumerate(model.history[:index]) if old.prompt != edit.prompt}
-        places = list(latest.values())
+        places = list(
+            {old.prompt: i for i, old in enumerate(model.history[:index]) if old.prompt != edit.prompt}.values()
+        )
         drawn = torch.randperm(len(places), generator=model.sampling.generator("wise/replay", index)).tolist()
         earlier = [places[i] for i in drawn]
         home = memory.homes.tolist()
@@ -290,9 +288,14 @@ class Wise(Editor):
         read = gather(list(model.read(memory, [edit.prompt, *edit.rephrases])))
         return memory.scope(read.last(read.states))
 
-    def _shard_size(self, model: "EditedModel") -> int:
-        weights = model.site(self).weights if self.mode == "retrieve" else None
-        return sharding.edits_in(self.k, model.expected, weights) if self.shard_edits is None else self.shard_edits
+    def _shard_size(self, expected: int | None, weights: int) -> int:
+        apart = weights if self.mode == "retrieve" else None
+        return sharding.edits_in(self.k, expected, apart) if self.shard_edits is None else self.shard_edits
+
+    def bytes_beside(self, features: int, weights: int, edits: int) -> int:
+        """The side memories that WISE-Retrieve keeps apart, but the last."""
+        rounds = -(-edits // (self.k * self._shard_size(edits, weights))) if self.mode == "retrieve" else 1
+        return 4 * weights * (min(rounds, self.most or rounds) - 1)
 
     def beyond(self, model: "EditedModel", edits: int) -> str:
         """That the one matrix of WISE-Merge loses some of them."""
