@@ -1,12 +1,14 @@
 """The page that is made of results."""
 
 import json
+import re
 from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 from typer.testing import CliRunner
 
+from errata import methods
 from errata.bench import append, page
 from errata.bench.record import FILE
 from errata.bench.report import Report, gather
@@ -66,7 +68,7 @@ def read_html(text):
 
 
 def test_the_page_holds_tables_with_published_numbers_beside():
-    text = page.markdown(Report.of(ROWS, drawn=False))
+    text = page.markdown(Report.of(ROWS))
     assert "## zsre:x.json on tiny" in text
     line = next(line for line in text.splitlines() if line.startswith("| wise | 10 |") and "WISE" in line)
     assert line.startswith(
@@ -78,7 +80,7 @@ def test_the_page_holds_tables_with_published_numbers_beside():
 
 
 def test_the_page_holds_verdicts_with_the_figures_that_decided():
-    text = page.markdown(Report.of(ROWS, drawn=False))
+    text = page.markdown(Report.of(ROWS))
     line = next(line for line in text.splitlines() if "MEMIT, one edit at a time" in line)
     assert "| reproduced | zsre:x.json on tiny |" in line
     assert "holds (0.10 and 0.83; published 0.02 and 0.88)" in line
@@ -97,7 +99,7 @@ def test_long_texts_have_a_table_of_their_own():
         ),
         a_row("wise", 75, data="temporal:x.json", scores=only, ood={"per_example": 0.3, "per_token": 0.6}),
     ]
-    text = page.markdown(Report.of(rows, drawn=False))
+    text = page.markdown(Report.of(rows))
     assert "| wise | 600 | 3.50 | 3.40 | 2.00 | 0.98 | 3.12 0.99 (WISE, table 8, LLaMA-2-7B)" in text
     assert "| wise | 75 | 0.90 | 0.30 | 0.60 | 0.98 | 0.96 0.37 1.00 (WISE, table 7, GPT-J-6B) |" in text
 
@@ -110,37 +112,37 @@ def test_capacity_is_told_over_models_for_methods_seen_at_more_than_one_density(
         a_row("wise", 100, edits_per_million_weights=169.5),
         a_row("in_context", 100, edits_per_million_weights=None),
     ]
-    text = page.markdown(Report.of(rows, drawn=False))
+    text = page.markdown(Report.of(rows))
     section = text[text.index("## Capacity") :].split("\n## ")[0]
     told = [line.split(" | ")[:3] for line in section.splitlines() if line.startswith("| memoir")]
     assert told == [["| memoir", "170", "100"], ["| memoir", "381", "100"], ["| memoir", "1,695", "1,000"]]
     assert "wise" not in section
-    assert "## Capacity" not in page.markdown(Report.of(rows[3:], drawn=False))
+    assert "## Capacity" not in page.markdown(Report.of(rows[3:]))
 
 
 def test_portability_has_a_table_where_there_is_any():
     rows = [a_row("wise", 100, portability={"generated_exact": 0.25, "teacher_forced_token": 0.5}), a_row("grace", 100)]
-    text = page.markdown(Report.of(rows, drawn=False))
+    text = page.markdown(Report.of(rows))
     assert "| wise | 100 | 0.25 | 0.50 | – |" in text
     assert "| grace | 100 | – | – | – |" in text
-    assert "Portability" not in page.markdown(Report.of(rows[1:], drawn=False))
+    assert "Portability" not in page.markdown(Report.of(rows[1:]))
 
 
 def test_the_html_page_is_whole_and_needs_nothing_else():
     rows = [replace(row, provenance={"device": "<GPU & co>", "time": "now"}) for row in ROWS]
-    text = page.html(Report.of(rows, drawn=False))
+    text = page.html(Report.of(rows))
     reader = read_html(text)
     assert "<GPU & co>" in reader.cells, "what rows say is text, never markup"
     assert {link.removeprefix("#") for link in reader.links} <= set(reader.ids)
     assert reader.sources == []
-    assert "http" not in text.replace("http-equiv", "")
+    assert "http" not in re.sub(r'xmlns(:\w+)?="[^"]*"', "", text.replace("http-equiv", ""))
     assert 'class="good">reproduced</td>' in text
 
 
 def test_figures_are_inside_the_page():
     pytest.importorskip("matplotlib")
     text = page.html(Report.of(ROWS))
-    assert text.count("<svg") == 2, "triangles and curves"
+    assert text.count("<svg") == 3, "triangles, curves and cost"
     assert "<?xml" not in text
     assert len(text) < 2_000_000
 
@@ -152,8 +154,19 @@ def test_a_page_without_matplotlib_says_so(monkeypatch):
     assert "<svg" not in text
 
 
+def test_many_methods_and_variants_are_drawn_with_their_default_settings_alone():
+    pytest.importorskip("matplotlib")
+    own = methods.make("wise").options()
+    rows = [a_row("wise", t, options=own | {"steps": 20 + i}) for t in (10, 100) for i in range(30)]
+    text = page.html(Report.of(rows))
+    assert "steps=49" in text[text.index("<table") :]
+    drawn = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
+    assert [">wise<" in figure for figure in drawn] == [True, True, True, False, False], "the last are sweeps"
+    assert "steps=49" not in " ".join(drawn)
+
+
 def test_settings_and_provenance_are_told():
-    text = page.markdown(Report.of([*ROWS, a_row("ft_l", options={"lr": 0.5})], drawn=False))
+    text = page.markdown(Report.of([*ROWS, a_row("ft_l", options={"lr": 0.5})]))
     assert "| ft_l | lr=0.5 |" in text
     assert "from 6 rows" in text
     assert "batch 1, chunks 1" in text
@@ -169,9 +182,22 @@ def test_rows_of_several_directories_are_one_report_and_the_later_counts(tmp_pat
     assert ROWS[1].scores not in [row.scores for row in rows]
 
 
-def test_the_command_writes_either_form(tmp_path):
+def test_a_directory_of_directories_stands_for_those_inside_it(tmp_path):
+    append(tmp_path / "all" / "one", ROWS[:3])
+    append(tmp_path / "all" / "deep" / "two", ROWS[3:])
+    assert len(gather([tmp_path / "all"])) == 5
+    append(tmp_path / "all", ROWS[:1])
+    assert len(gather([tmp_path / "all"])) == 1, "its own rows, if it has some"
+
+
+def test_the_command_writes_any_form(tmp_path):
     append(tmp_path / "results", ROWS)
-    for name, start in (("new/report.html", "<!doctype html>"), ("report.md", "# Lifelong editing")):
+    starts = {
+        "new/report.html": "<!doctype html>",
+        "report.md": "# Lifelong editing",
+        "tex/report.tex": "% Made by errata",
+    }
+    for name, start in starts.items():
         done = CliRunner().invoke(app, ["report", str(tmp_path / "results"), "--output", str(tmp_path / name)])
         assert done.exit_code == 0, done.output
         assert "5 rows" in done.stderr
@@ -197,7 +223,7 @@ def refused(*arguments):
 def test_what_is_no_result_is_refused_in_one_line(tmp_path):
     page_ = ("--output", tmp_path / "report.html")
     append(tmp_path / "good", ROWS)
-    assert "must end in .html or .md" in refused(tmp_path / "good", "--output", tmp_path / "report.pdf")
+    assert "must end in .html, .md or .tex" in refused(tmp_path / "good", "--output", tmp_path / "report.pdf")
     assert "cannot be read" in refused(tmp_path / "absent", *page_)
     append(tmp_path / "other", [replace(ROWS[0], protocol=2)])
     assert "has rows of protocol 2, and this errata knows 1" in refused(tmp_path / "other", *page_)

@@ -88,7 +88,7 @@ def test_the_page_can_be_read_at_any_width_and_asks_nobody(browser, report, tmp_
     assert found["requests"] == []
     assert (found["problems"], console) == ([], [])
     assert len(found["tables"]) == report.count("<table>") - report.count("<details>"), "one is folded away"
-    assert len(found["svgs"]) == 2
+    assert len(found["svgs"]) == 3
     assert all(w > 200 and h > 40 for w, h in found["tables"])
     assert all(w > 300 and h > 150 for w, h in found["svgs"])
     assert found["small"] >= 12
@@ -98,7 +98,7 @@ def test_the_names_in_a_figure_of_many_methods_do_not_cover_one_another(browser,
     pytest.importorskip("matplotlib", reason="the figures need the extra plots")
     rows = [measured(f"a_method_{i}", t, 0.9, 0.8, 0.7, 0.8) for i in range(14) for t in (10, 100)]
     found, _ = seen(browser, tmp_path, page.html(Report.of(rows)), 1280)
-    assert len(found["svgs"]) == 1
+    assert len(found["svgs"]) == 3
     assert found["crossed"] == []
 
 

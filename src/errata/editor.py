@@ -1,7 +1,7 @@
 """Editor: the protocol that a paper implements, and the receipt of what it did."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -76,6 +76,12 @@ class Editor(ABC):
         """Raise `BadOption` with the method's name unless `holds`."""
         if not holds:
             raise BadOption(f"{self.name}: {message}")
+
+    def check_one_of(self, **choices: Collection[object]) -> None:
+        """Raise `BadOption` where an option of such a name is none of its choices."""
+        for name, values in choices.items():
+            named = ", ".join(str(value) for value in values)
+            self.check(getattr(self, name) in values, f"{name} {getattr(self, name)!r}: one of {named}")
 
 
 @dataclass(frozen=True)

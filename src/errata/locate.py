@@ -116,7 +116,7 @@ class LocateThenEdit(Editor, ABC):
     """Directory in which covariances are kept from one run to the next; none by default."""
 
     def __post_init__(self) -> None:
-        self.check(self.place in PLACES, f"place {self.place!r}: one of {', '.join(PLACES)}")
+        self.check_one_of(place=PLACES)
         self.check(self.steps >= 1, f"steps={self.steps}: at least 1")
         self.check(self.clamp > 0, f"clamp={self.clamp}: a positive number")
         self.check(self.contexts >= 0, f"contexts={self.contexts}: not negative")

@@ -3,12 +3,15 @@
 They need matplotlib: `pip install 'errata[plots]'`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from errata.analysis.findings import Findings
+from errata.bench.analyses import Analysis
 from errata.bench.plots import COLOURS, FAINT, GHOST, INK, SOFT, STYLE, pyplot, save
+from errata.bench.section import Figure
 
 FAMILY = {"edits": COLOURS[0], "rephrasings": COLOURS[2], "calibration": COLOURS[6]}
 PROBES = (COLOURS[1], COLOURS[4], COLOURS[3], COLOURS[7])
@@ -18,6 +21,16 @@ SCORES = {
     "memoir": "overlap of masks, corrected for chance",
     "grace": "- distance",
 }
+
+
+def pictures(analyses: Iterable[Analysis]) -> list[Figure]:
+    """A figure for each of these that can be drawn: who is routed where, which layers matter, what interferes with what."""
+    return [
+        Figure(f"{a.name}{f' of {a.method}' if a.method else ''}: {a.data} on {a.model}", partial(draw, findings))
+        for a in analyses
+        if a.name in FIGURES
+        for findings in [Findings(a.name, a.settings, a.found)]
+    ]
 
 
 def draw(findings: Findings, path: Path) -> None:

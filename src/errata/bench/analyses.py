@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from errata.errors import UsageError
@@ -36,6 +37,8 @@ class Analysis(NamedTuple):
     model: str
     data: str
     found: Mapping[str, Any]
+    settings: Mapping[str, Any] = MappingProxyType({})
+    """What was asked."""
 
     @classmethod
     def of(cls, told: Mapping[str, Any]) -> "Analysis":
@@ -43,7 +46,7 @@ class Analysis(NamedTuple):
         asked, found = told["settings"], told["found"]
         model = asked.get("model") or f"{asked.get('rows')} x {asked.get('columns')} masks"
         data = asked.get("data") or asked.get("facts") or f"rho {asked.get('rho')} and k {asked.get('k')}"
-        return cls(told["analysis"], asked.get("method") or found.get("method", ""), model, data, found)
+        return cls(told["analysis"], asked.get("method") or found.get("method", ""), model, data, found, asked)
 
 
 @dataclass(frozen=True)

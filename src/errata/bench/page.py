@@ -1,11 +1,16 @@
 """Page: a report as HTML, in one file that needs no network, or as Markdown."""
 
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from errata.bench.report import Grid, Report, Section
-from errata.bench.tables import NOTHING
+from errata.bench.report import Report
+from errata.bench.section import Figure, Grid, Section
+from errata.bench.tables import NOTHING, is_number
 from errata.bench.verdicts import NOT_MEASURED, NOT_REPRODUCED, PARTLY, REPRODUCED
+from errata.errors import MissingExtra
 
 STYLE = """
 :root { color-scheme: light; --ink: #222; --soft: #666; --line: #ddd; --link: #0057a3; }
@@ -29,6 +34,14 @@ th:first-child, td:first-child { padding-left: 0; } tbody tr:hover { background:
 """
 LONG = 40
 """Characters from which on a cell makes its column one of texts, which is not squeezed on a narrow screen."""
+DECIMALS = re.compile(r"(\d\.\d\d)\d+")
+"""Figures of a coordinate beyond a hundredth of a point."""
+SHORTER = (
+    (re.compile(r"<metadata>.*?</metadata>", re.DOTALL), ""),
+    (re.compile(r"(font-family: '[^']+')(?:, '[^']+')+"), r"\1"),
+    (re.compile(r"\s*\n\s*"), " "),
+)
+"""What is left out of pictures, so that pages stay small."""
 CLASSES = {REPRODUCED: "good", PARTLY: "part", NOT_REPRODUCED: "bad", NOT_MEASURED: "none"}
 """Verdict -> the class of its cell."""
 
@@ -54,20 +67,37 @@ def markdown(report: Report) -> str:
     for section in report.sections:
         parts += [f"## {section.title}", *section.text]
         for grid in section.grids:
-            parts += [f"### {grid.title}", _markdown_grid(grid)]
+            parts += [] if grid.folded else [f"### {grid.title}", _markdown_grid(grid)]
     return "\n\n".join(parts) + "\n"
 
 
 def _html_section(i: int, section: Section) -> str:
     parts = [f'<h2 id="{_anchor(i)}">{escape(section.title)}</h2>']
     parts += [f'<p class="text">{escape(text)}</p>' for text in section.text]
-    parts += [f"<figure>{svg}</figure>" for svg in section.figures]
+    try:
+        parts += [f"<figure>{_svg(figure)}</figure>" for figure in section.figures]
+    except MissingExtra as error:
+        parts.append(f'<p class="text">No figures: {escape(str(error))}.</p>')
     parts += [_html_grid(grid) for grid in section.grids]
     return "\n".join(parts)
 
 
+def _svg(figure: Figure) -> str:
+    """A picture as SVG, without what stands before its root element or says no more than a picture shows."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "figure.svg"
+        figure.draw(path)
+        text = path.read_text(encoding="utf-8")
+    text = text[text.index("<svg") :].strip()
+    for pattern, short in SHORTER:
+        text = pattern.sub(short, text)
+    return re.sub(r"<[^>]+>", lambda tag: DECIMALS.sub(r"\1", tag[0]), text)
+
+
 def _html_grid(grid: Grid) -> str:
-    """A table. Its lines about what was not measured, if there are any, are folded away under it."""
+    """A table. Its lines about what was not measured, if there are any, are folded away under it; or all of it is."""
+    if grid.folded:
+        return f"<details><summary>{escape(grid.title)}</summary>\n{_html_table(grid)}\n</details>"
     title = f"<h3>{escape(grid.title)}</h3>"
     missing = [line for line in grid.lines if NOT_MEASURED in line]
     there = [line for line in grid.lines if NOT_MEASURED not in line]
@@ -87,7 +117,7 @@ def _html_table(grid: Grid) -> str:
 
 def _kind(column: Sequence[str]) -> str:
     """How the cells of a column are set: as numbers, where they all are; as long texts, where one is."""
-    if all(map(_is_number, column)) and any(cell != NOTHING for cell in column):
+    if all(map(is_number, column)) and any(cell != NOTHING for cell in column):
         return "number"
     return "long" if max(map(len, column), default=0) >= LONG else ""
 
@@ -101,20 +131,13 @@ def _tag(tag: str, text: str, kind: str) -> str:
 
 
 def _markdown_grid(grid: Grid) -> str:
-    numbers = [all(_is_number(line[i]) for line in grid.lines) for i in range(len(grid.head))]
+    numbers = [all(is_number(line[i]) for line in grid.lines) for i in range(len(grid.head))]
     rule = "|" + "|".join("---:" if number else "---" for number in numbers) + "|"
     return "\n".join((_bars(grid.head), rule, *map(_bars, grid.lines)))
 
 
 def _bars(cells: Iterable[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
-
-
-def _is_number(cell: str) -> bool:
-    return (
-        cell == NOTHING
-        or cell.replace(",", "").replace(".", "").replace("-", "").replace("e", "").replace("+", "").isdecimal()
-    )
 
 
 def _anchor(i: int) -> str:

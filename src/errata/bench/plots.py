@@ -3,7 +3,8 @@
 They need matplotlib: `pip install 'errata[plots]'`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from math import ceil, cos, log10, pi, sin
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ LABELS = {
 MARKERS = "osD^vP*X"
 APART = 0.15
 """Decades by which two ticks of a log axis differ at least."""
+NUDGED = 0.3
+"""Decades over which the markers of one place are spread at most."""
 KEYS = 6
 """Methods on a line of the key."""
 STYLE = {
@@ -67,15 +70,15 @@ def curve(rows: Sequence[Row], path: Path, scorer: str = HEADLINE) -> None:
     Markers of methods are set a little apart from left to right, so that equal scores do not hide one another.
     Raises `MissingExtra` without matplotlib, `BadOption` when there is nothing to draw.
     """
-    _curves(rows, path, scorer, lambda row: float(row.edits), "edits made, one after another", "as edits accumulate")
+    line_panels(rows, path, _scored(scorer), f"as edits accumulate, {scorer}", shares=True)
 
 
 def capacity(rows: Sequence[Row], path: Path, scorer: str = HEADLINE) -> None:
     """The same against the edits a million weights of the edited matrix: how full a memory may be, a line a memory."""
     dense = [row for row in rows if row.edits_per_million_weights is not None]
-    _curves(
-        dense, path, scorer, lambda row: row.edits_per_million_weights or 0.0, "edits a million weights",
-        "as the memory fills",
+    line_panels(
+        dense, path, _scored(scorer), f"as the memory fills, {scorer}", shares=True,
+        over=lambda row: row.edits_per_million_weights or 0.0, label="edits a million weights",
     )  # fmt: skip
 
 
@@ -87,36 +90,43 @@ def has_capacity(rows: Sequence[Row]) -> bool:
     return any(len(each - {None}) > 1 for each in sizes.values())
 
 
-def _curves(
-    rows: Sequence[Row], path: Path, scorer: str, over: Callable[[Row], float], axis_label: str, what: str
-) -> None:
+def line_panels(
+    rows: Sequence[Row], path: Path, panels: Mapping[str, Callable[[Row], float | None]], what: str, *,
+    shares: bool = False, over: Callable[[Row], float] = lambda row: float(row.edits),
+    label: str = "edits made, one after another",
+) -> None:  # fmt: skip
+    """A panel for each number of rows, against the number of edits or what else they are put `over` (log axis).
+
+    `shares` lie in [0, 1]; other numbers have a log axis. Raises `MissingExtra` without matplotlib, `BadOption` when there
+    is nothing to draw.
+    """
     if not rows:
         raise BadOption("there are no results to draw")
     lines = _by_label(rows)
     nudges = _nudges(len(lines), [over(row) for row in rows])
-    plt = _pyplot(scorer)
+    plt = pyplot()
     with plt.rc_context(STYLE):
         key = 0.22 * (ceil(len(lines) / KEYS) - 1)  # inches that the key takes beyond one line
         height = 3.9 + key
-        figure, axes = plt.subplots(1, 4, figsize=(13, height), sharey=True)
-        for axis, name in zip(axes, ("average", *CORNERS), strict=True):
-            _panel(axis, name, sorted({over(row) for row in rows}), axis_label)
-            for i, (label, points) in enumerate(lines.items()):
+        figure, axes = plt.subplots(1, len(panels), figsize=(13, height), sharey=shares)
+        for axis, (name, value_of) in zip(axes, panels.items(), strict=True):
+            _panel(axis, name, sorted({over(row) for row in rows}), label, shares=shares)
+            for i, (method, points) in enumerate(lines.items()):
                 there = [
-                    (over(row) * nudges[i], row.score(name, scorer))
+                    (over(row) * nudges[i], value)
                     for row in sorted(points, key=over)
-                    if row.score(name, scorer) is not None
+                    if (value := value_of(row)) is not None
                 ]
                 colour, marker = look(i)
                 axis.plot(
-                    [t for t, _ in there], [value for _, value in there], label=label, color=colour,
+                    [t for t, _ in there], [value for _, value in there], label=method, color=colour,
                     marker=marker, lw=2.2, ms=6.5, mec="white", mew=0.8, clip_on=False, zorder=3,
                 )  # fmt: skip
         handles, names = axes[0].get_legend_handles_labels()
         figure.legend(handles, names, loc="lower center", ncols=min(KEYS, len(names)), frameon=False)
-        _headline(figure, rows, f"{what}, {scorer}")
+        _headline(figure, rows, what)
         top, bottom = 1 - 0.78 / height, (0.975 + key) / height
-        figure.subplots_adjust(left=0.05, right=0.985, top=top, bottom=bottom, wspace=0.12)
+        figure.subplots_adjust(left=0.05, right=0.985, top=top, bottom=bottom, wspace=0.12 if shares else 0.2)
         save(figure, path)
     plt.close(figure)
 
@@ -176,11 +186,17 @@ def _outline(values: Sequence[float]) -> tuple[list[float], list[float]]:
 
 def _nudges(lines: int, places: Sequence[float]) -> list[float]:
     """Factors that set the markers of each line apart on the log axis."""
-    decades = max(log10(max(places) / min(places)), 0.3)
-    return [10 ** (0.03 * decades * (i - (lines - 1) / 2)) for i in range(lines)]
+    step = min(0.03 * max(log10(max(places) / min(places)), 0.3), NUDGED / lines)
+    return [10 ** (step * (i - (lines - 1) / 2)) for i in range(lines)]
 
 
-def _panel(axis: Any, name: str, places: Sequence[float], label: str) -> None:
+def _scored(scorer: str) -> dict[str, Callable[[Row], float | None]]:
+    """The average and the three scores of a row. Raises `UnknownName` for a scorer that does not exist."""
+    check_scorer(scorer)
+    return {name: partial(Row.score, property_=name, scorer=scorer) for name in ("average", *CORNERS)}
+
+
+def _panel(axis: Any, name: str, places: Sequence[float], label: str, *, shares: bool) -> None:
     axis.set_xscale("log")
     ticks: list[float] = []
     for place in places:
@@ -188,13 +204,18 @@ def _panel(axis: Any, name: str, places: Sequence[float], label: str) -> None:
             ticks.append(place)
     axis.set_xticks(ticks, [f"{t:,.0f}" for t in ticks])
     axis.minorticks_off()
-    axis.set_ylim(0, 1)
-    axis.set_yticks([0, 0.25, 0.5, 0.75, 1])
+    if shares:
+        axis.set_ylim(0, 1)
+        axis.set_yticks([0, 0.25, 0.5, 0.75, 1])
+    else:
+        axis.set_yscale("log")
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter("")
     axis.set_title(name, fontsize=11.5, fontweight="bold" if name == "average" else "normal", loc="left", pad=8)
     axis.set_xlabel(label)
     axis.grid(axis="y", color=FAINT, lw=0.7)
     axis.spines[["top", "right", "left"]].set_visible(False)
-    axis.tick_params(length=0)
+    axis.tick_params(length=0, which="both")
 
 
 def _headline(figure: Any, rows: Sequence[Row], what: str) -> None:

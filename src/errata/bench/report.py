@@ -6,48 +6,32 @@ Path("report.html").write_text(page.html(report))
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import Any
 
 import errata
-from errata.bench import published, record
+from errata.bench import published, record, sweeps
 from errata.bench.agreement import agreements
 from errata.bench.analyses import Analysis
+from errata.bench.cost import cost
+from errata.bench.failures import failures
 from errata.bench.plots import capacity, curve, has_capacity, triangle
 from errata.bench.record import PROPERTIES, PROTOCOL, Row, labels
+from errata.bench.section import Figure, Grid, Section
 from errata.bench.tables import NOTHING, as_score
 from errata.bench.verdicts import NOT_MEASURED, Verdict, verdicts
-from errata.errors import MissingExtra, UsageError
+from errata.errors import UsageError
 from errata.metrics import HEADLINE
 
 SCORERS = ("generated_exact", "teacher_forced_token", "generated_natural")
 """Those that tables show: the headline, that of the papers, and the strictest. Rows hold all."""
 COMPARED = "teacher_forced_token"
 """The scorer beside which published numbers are set."""
-MOST_TRIANGLES = 12
+MOST_LINES = 24
+"""Methods and variants that a figure shows."""
 SURROUNDINGS = ("errata", "torch", "transformers", "python", "device", "dtype", "threads", "time")
 """What is shown of the provenance of each row, beside the hashes."""
-
-
-class Grid(NamedTuple):
-    """A table: a head, and lines of as many cells."""
-
-    title: str
-    head: Sequence[str]
-    lines: Sequence[Sequence[str]]
-
-
-@dataclass(frozen=True)
-class Section:
-    """A heading and what stands under it."""
-
-    title: str
-    text: Sequence[str] = ()
-    """Paragraphs."""
-    grids: Sequence[Grid] = ()
-    figures: Sequence[str] = ()
-    """SVG."""
 
 
 @dataclass(frozen=True)
@@ -60,35 +44,42 @@ class Report:
     """When the rows were found. The day that the page is made does not stand in it: the same rows make the same page."""
 
     @classmethod
-    def of(cls, rows: Sequence[Row], analyses: Sequence[Analysis] = (), *, drawn: bool = True) -> "Report":
-        """What these rows and findings show; `drawn`: with figures, where they can be drawn here."""
+    def of(cls, rows: Sequence[Row], analyses: Sequence[Analysis] = (), pictures: Sequence[Figure] = ()) -> "Report":
+        """What these rows and findings show, with `pictures` of the findings."""
         groups = dict.fromkeys((row.model, row.data) for row in rows)
         sections: list[Section | None] = [_verdicts(verdicts(rows, analyses))]
-        sections += [
-            _measured([row for row in rows if (row.model, row.data) == group], drawn=drawn) for group in groups
-        ]
+        sections += [_measured([row for row in rows if (row.model, row.data) == group]) for group in groups]
+        sections += [Section("Analyses", figures=pictures) if pictures else None]
         sections += [_capacity(rows), _agreement(rows), _settings(rows), _provenance(rows)]
         kept = [section for section in sections if section is not None]
         return cls("Lifelong editing, measured", kept, f"Measured {_span(rows)}")
 
 
 def gather(folders: Sequence[Path]) -> list[Row]:
-    """The rows of directories or results files, each measurement once, the later one counting.
+    """The rows of directories or results files, each measurement once, the later one counting. A directory that has no
+    rows itself stands for those inside it.
 
     Raises `UsageError` where one has none, or rows that were measured under another protocol.
     """
     rows: dict[str, Row] = {}
-    for folder in folders:
-        found = record.read(folder)
+    for place in (inside for folder in folders for inside in _inside(folder)):
+        found = record.read(place)
         if not found:
-            raise UsageError(f"{folder} holds no results")
+            raise UsageError(f"{place} holds no results")
         for row in found:
             if row.protocol != PROTOCOL:
                 raise UsageError(
-                    f"{folder} has rows of protocol {row.protocol}, and this errata knows {PROTOCOL}: measure them again"
+                    f"{place} has rows of protocol {row.protocol}, and this errata knows {PROTOCOL}: measure them again"
                 )
             rows[row.key] = row
     return list(rows.values())
+
+
+def _inside(folder: Path) -> list[Path]:
+    """The results files of a directory that has none itself, in the order of their paths; else what was given."""
+    if folder.is_file() or (folder / record.FILE).exists():
+        return [folder]
+    return sorted(folder.rglob(record.FILE)) or [folder]
 
 
 def _verdicts(found: Sequence[Verdict]) -> Section:
@@ -111,7 +102,7 @@ def _on(verdict: Verdict) -> str:
     return f"{verdict.data} on {verdict.model}" if verdict.model else NOTHING
 
 
-def _measured(rows: Sequence[Row], *, drawn: bool) -> Section:
+def _measured(rows: Sequence[Row]) -> Section:
     """All that was measured on one model and data set."""
     grids = [_scores(rows, scorer) for scorer in SCORERS if any(scorer in row.scores for row in rows)]
     longer = [row for row in rows if not any(score.get("generalization") is not None for score in row.scores.values())]
@@ -121,8 +112,11 @@ def _measured(rows: Sequence[Row], *, drawn: bool) -> Section:
         grids.append(_ood(rows))
     if any(value is not None for row in rows for value in row.portability.values()):
         grids.append(_portability(rows))
-    figures, text = _figures(rows) if drawn else ([], [])
-    return Section(f"{rows[0].data} on {rows[0].model}", text, grids, figures)
+    text, failing = failures(rows)
+    shown = _main(rows)
+    taken, of_cost = cost(shown)
+    drawn = [*_figures(shown), *of_cost, *sweeps.figures(rows)]
+    return Section(f"{rows[0].data} on {rows[0].model}", text, [*grids, *failing, *taken], drawn)
 
 
 def _scores(rows: Sequence[Row], scorer: str) -> Grid:
@@ -216,31 +210,25 @@ def _capacity(rows: Sequence[Row]) -> Section | None:
     return Section("Capacity", [text], [Grid(f"Scores against density, {HEADLINE}", head, lines)])
 
 
-def _figures(rows: Sequence[Row]) -> tuple[list[str], list[str]]:
-    """The triangles after the most edits that all methods have, and the curves over T; or why there are none."""
-    figures = []
-    lengths = {row.edits for row in rows}
-    try:
-        with TemporaryDirectory() as folder:
-            path = Path(folder) / "figure.svg"
-            if len(set(labels(rows))) <= MOST_TRIANGLES:
-                triangle(rows, path)
-                figures.append(_inline(path))
-            if len(lengths) > 1:
-                curve(rows, path)
-                figures.append(_inline(path))
-            if has_capacity(rows):
-                capacity([row for row in rows if has_capacity([r for r in rows if r.method == row.method])], path)
-                figures.append(_inline(path))
-    except MissingExtra as error:
-        return [], [f"No figures: {error}."]
-    return figures, []
+def _figures(rows: Sequence[Row]) -> list[Figure]:
+    """The triangles after the most edits that all methods have, the curves over T, and how scores fall with density."""
+    found = []
+    if len(set(labels(rows))) <= MOST_LINES:
+        found.append(Figure("Reliability, generalization and locality", partial(triangle, rows)))
+    if len({row.edits for row in rows}) > 1:
+        found.append(Figure("Scores against the number of edits", partial(curve, rows)))
+    if has_capacity(rows):
+        dense = [row for row in rows if has_capacity([r for r in rows if r.method == row.method])]
+        found.append(Figure("Scores against edits a million weights", partial(capacity, dense)))
+    return found
 
 
-def _inline(path: Path) -> str:
-    """An SVG file without what stands before its root element."""
-    text = path.read_text(encoding="utf-8")
-    return text[text.index("<svg") :].strip()
+def _main(rows: Sequence[Row]) -> list[Row]:
+    """Those to draw: all, or where there are too many to tell apart those with default settings, if a method has such."""
+    if len(set(labels(rows))) <= MOST_LINES:
+        return list(rows)
+    plain = [row for row in rows if published.agree(row.method, row.options, {}, published.defaults(row.method))]
+    return [row for row in rows if row in plain or row.method not in {other.method for other in plain}]
 
 
 def _agreement(rows: Sequence[Row]) -> Section | None:

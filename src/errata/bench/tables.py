@@ -91,6 +91,14 @@ def as_score(value: float | None) -> str:
     return NOTHING if value is None else f"{value:.2f}"
 
 
+def is_number(cell: str) -> bool:
+    """Whether a cell is a number, or the sign that there is none."""
+    return (
+        cell == NOTHING
+        or cell.replace(",", "").replace(".", "").replace("-", "").replace("e", "").replace("+", "").isdecimal()
+    )
+
+
 def check_scorer(scorer: str) -> None:
     """Raise `UnknownName` for a scorer that does not exist."""
     if scorer not in SCORERS:

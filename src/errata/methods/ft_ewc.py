@@ -73,7 +73,7 @@ class FTEWC(Editor):
     """Stop when the loss is below this. The released code stops where every target token is the most probable one."""
 
     def __post_init__(self) -> None:
-        self.check(self.keep in KEPT, f"keep {self.keep!r}: one of {', '.join(KEPT)}")
+        self.check_one_of(keep=KEPT)
         self.check(self.penalty >= 0, f"penalty={self.penalty}: not negative")
         self.check(self.samples >= 1, f"samples={self.samples}: at least 1")
         self.check(0 <= self.decay < 1, f"decay={self.decay}: a share, in [0, 1)")

@@ -137,7 +137,7 @@ class Grace(Editor):
 
     def __post_init__(self) -> None:
         self.check(self.start in ("cold", "warm"), f"start {self.start!r}: cold or warm")
-        self.check(self.placement in PLACEMENTS, f"placement {self.placement!r}: one of {', '.join(PLACEMENTS)}")
+        self.check_one_of(placement=PLACEMENTS)
         self.check(self.epsilon >= 0, f"epsilon={self.epsilon}: not negative")
 
     def prepare(self, model: "EditedModel") -> None:

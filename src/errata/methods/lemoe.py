@@ -122,7 +122,7 @@ class Lemoe(Editor):
     def __post_init__(self) -> None:
         self.check(self.batch >= 1, f"batch={self.batch}: at least one edit an expert")
         self.check(self.width >= 1 and self.router >= 1, f"width={self.width}, router={self.router}: at least 1")
-        self.check(self.feature in FEATURES, f"feature {self.feature!r}: one of {', '.join(FEATURES)}")
+        self.check_one_of(feature=FEATURES)
         self.check(0 <= self.spill < 1, f"spill={self.spill}: a share, in [0, 1)")
         self.check(0 <= self.cushion < 1, f"cushion={self.cushion}: a share, in [0, 1)")
         self.check(0 <= self.contrast < 1, f"contrast={self.contrast}: a share, in [0, 1)")

@@ -120,14 +120,11 @@ class Memoir(Editor):
         self.check(self.capacity is None or self.capacity > 0, f"capacity={self.capacity}: more than 0, or none")
         self.check(0 < self.active <= 1, f"active={self.active}: a fraction of the width, in (0, 1]")
         self.check(0 < self.size <= 1, f"size={self.size}: a share of the input features, in (0, 1]")
-        self.check(self.feature in FEATURES, f"feature {self.feature!r}: one of {', '.join(FEATURES)}")
-        self.check(self.mask in MASKS, f"mask {self.mask!r}: one of {', '.join(MASKS)}")
-        self.check(self.overlap in ("corrected", "raw"), f"overlap {self.overlap!r}: one of corrected, raw")
+        self.check_one_of(feature=FEATURES, mask=MASKS, overlap=("corrected", "raw"), optimizer=OPTIMIZERS)
         self.check(
             self.mask != "random" or (self.tau is None and not self.prefixed),
             "mask=random is found by its own prompt alone, so it goes with neither tau nor prefixed",
         )
-        self.check(self.optimizer in OPTIMIZERS, f"optimizer {self.optimizer!r}: one of {', '.join(OPTIMIZERS)}")
         self.check(0 < self.faint <= 1, f"faint={self.faint}: a share, in (0, 1]")
         self.check(0 <= self.reworded <= 1, f"reworded={self.reworded}: a share, in [0, 1]")
         self.check(self.protect >= 0, f"protect={self.protect}: not negative")
@@ -138,9 +135,8 @@ class Memoir(Editor):
 
     def bytes_beside(self, features: int, weights: int, edits: int) -> int:
         """What earlier edits read, where that is protected, and its factor; and the W_m that are closed by then."""
-        own = self.size * weights
-        closed = 0 if self.capacity is None else (edits - 1) // held(self.capacity, own)
-        return (2 * 4 * round(self.size * features) ** 2 if self.protect else 0) + round(4 * own) * closed
+        closed = 0 if self.capacity is None else (edits - 1) // held(self.capacity, self.size * weights)
+        return (8 * round(self.size * features) ** 2 if self.protect else 0) + round(4 * self.size * weights) * closed
 
     def prepare(self, model: "EditedModel") -> None:
         """An empty memory; the background feature and the masks of the irrelevant prompts."""

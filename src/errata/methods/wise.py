@@ -143,13 +143,11 @@ class Wise(Editor):
         self.check(self.negatives >= 1, f"negatives={self.negatives}: at least 1")
         self.check(self.most is None or self.most >= 2, f"most={self.most}: at least two, or mode=merge for one")
         self.check(self.most is None or self.mode == "retrieve", "most: only mode=retrieve keeps side memories apart")
-        for name, values in {
-            "mode": ("merge", "retrieve"), "merge": OPERATORS, "margins": ("relative", "absolute"), "over": OVER,
-            "distance": ("paper", "released"), "routing": ("activation", "oracle"), "spills": SPILLS,
-            "reach": ("trained", "sampled"), "preset": (None, "published"),
-        }.items():  # fmt: skip
-            named = ", ".join(str(value) for value in values)
-            self.check(getattr(self, name) in values, f"{name} {getattr(self, name)!r}: one of {named}")
+        self.check_one_of(
+            mode=("merge", "retrieve"), merge=OPERATORS, margins=("relative", "absolute"), over=OVER,
+            distance=("paper", "released"), routing=("activation", "oracle"), spills=SPILLS,
+            reach=("trained", "sampled"), preset=(None, "published"),
+        )  # fmt: skip
 
     def prepare(self, model: "EditedModel") -> None:
         """An empty side memory."""
@@ -175,8 +173,7 @@ class Wise(Editor):
         """These options with the preset filled in: an option that is not at its default stays as it is."""
         if self.preset is None:
             return self
-        defaults = {f.name: f.default for f in fields(self)}
-        given = {name: value for name, value in self.options().items() if value != defaults[name]}
+        given = {f.name: own for f in fields(self) if (own := getattr(self, f.name)) != f.default}
         return replace(self, **presets.wise(model, model.site(self).layer) | given)
 
     def edit(self, model: "EditedModel", edits: Sequence[Edit]) -> Trace:
@@ -294,8 +291,8 @@ class Wise(Editor):
 
     def bytes_beside(self, features: int, weights: int, edits: int) -> int:
         """The side memories that WISE-Retrieve keeps apart, but the last."""
-        rounds = -(-edits // (self.k * self._shard_size(edits, weights))) if self.mode == "retrieve" else 1
-        return 4 * weights * (min(rounds, self.most or rounds) - 1)
+        rounds = -(-edits // (self.k * self._shard_size(edits, weights)))
+        return 4 * weights * (min(rounds, self.most or rounds) - 1) if self.mode == "retrieve" else 0
 
     def beyond(self, model: "EditedModel", edits: int) -> str:
         """That the one matrix of WISE-Merge loses some of them."""

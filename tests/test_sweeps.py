@@ -1,0 +1,53 @@
+"""Rows that differ in one option, or in two."""
+
+import pytest
+
+from errata.bench.sweeps import draw, figures, sweeps
+from test_bench_record import a_row
+
+
+def row(edits=10, average=0.7, **options):
+    return a_row("grace", edits, average, options={"lr": 1.0, "start": "cold"} | options)
+
+
+def told(rows):
+    return [(sweep.names, sorted(sweep.rows)) for sweep in sweeps(rows)]
+
+
+def test_rows_that_differ_in_one_number_are_a_line_of_three_or_more():
+    rows = [row(epsilon=e) for e in (1.0, 3.0, 10.0)]
+    assert told(rows) == [(("epsilon",), [(1.0,), (3.0,), (10.0,)])]
+    assert told(rows[:2]) == []
+    assert told([*rows[:2], row(epsilon=10.0, start="warm")]) == [], "that one differs in more"
+    assert told([*rows[:2], row(20, epsilon=10.0)]) == [], "after as many edits"
+    assert told([row(start=start) for start in ("cold", "warm", "hot")]) == [], "names have no order"
+
+
+def test_rows_that_differ_in_two_are_a_map_if_most_cells_are_there():
+    rows = [row(epsilon=e, lr=lr) for e in (1.0, 3.0, 10.0) for lr in (0.1, 1.0)]
+    assert [names for names, _ in told(rows)] == [("epsilon", "lr")]
+    assert [names for names, _ in told(rows[:5])] == [("epsilon", "lr")], "one cell is missing"
+    assert told([row(epsilon=e) for e in (1.0, 3.0, 10.0)] + [row(epsilon=1.0, lr=0.1)])[0][0] == ("epsilon",)
+
+
+def test_the_layer_that_a_method_chose_is_the_one_that_it_was():
+    layers = [row(layer=i) for i in (0, 1)]
+    chosen = a_row("grace", options=row(layer=None).options, provenance={"site": "model.layers.4.mlp.down_proj"})
+    assert told([*layers, chosen]) == [(("layer",), [(0.0,), (1.0,), (4.0,)])]
+    spread = a_row("grace", options=chosen.options, provenance={"site": "model.layers.3.x, model.layers.4.x"})
+    assert told([*layers, spread]) == []
+    nameless = a_row("grace", options=chosen.options, provenance={"site": None})
+    assert told([*layers, nameless]) == []
+
+
+def test_lines_and_maps_are_drawn(tmp_path):
+    pytest.importorskip("matplotlib")
+    rows = [row(epsilon=e, lr=lr, average=lr / 2) for e in (1.0, 3.0, 10.0) for lr in (0.1, 1.0)]
+    (two,), (one,) = sweeps(rows), sweeps(rows[::2])
+    draw(two, tmp_path / "map.svg")
+    assert (tmp_path / "map.svg").read_text().count(">0.50<") == 3
+    draw(one, tmp_path / "line.svg")
+    text = (tmp_path / "line.svg").read_text()
+    assert "grace after 10 edits, by epsilon: zsre on tiny, generated_exact" in text
+    assert all(f">{name}<" in text for name in ("average", "reliability", "generalization", "locality", "epsilon"))
+    assert [figure.title for figure in figures(rows)] == ["grace after 10 edits, by epsilon and lr"]
