@@ -43,15 +43,17 @@ def test_an_edit_is_of_one_kind_by_what_is_right_of_its_answers(kind, direct, ot
         assert example == {"id": edit().id, "prompt": shown, "target": "Rome", "said": f"said {wrong}"}
 
 
-def test_contested_edits_are_those_whose_subject_is_given_another_target():
+def test_contested_edits_are_those_whose_subject_is_given_another_target_for_the_same_answer():
     edits = [
         edit(0, subject="Acme"), edit(1, subject="acme", target="Oslo"), edit(2, subject="Zeta"), edit(3, subject="Zeta"),
         edit(4), edit(5, target="Oslo"),
+        edit(6, subject="Ixo", target_old="Bonn"), edit(7, subject="Ixo", target_old="bonn", target="Oslo"),
+        edit(8, subject="Ixo", target_old="1950", target="1951"),
     ]  # fmt: skip
-    assert contested(edits) == set(edits[:2])
-    found = outcomes.outcomes(edits, [answer("own", (1, 1, 1))] * 6, [[]] * 6)
-    assert (found["whole"]["edits"], found["whole"]["contested"]) == (6, 2)
-    assert len(found["whole"]["examples"]) == EXAMPLES < 6
+    assert contested(edits) == {*edits[:2], *edits[6:8]}, "the last is about something else"
+    found = outcomes.outcomes(edits, [answer("own", (1, 1, 1))] * 9, [[]] * 9)
+    assert (found["whole"]["edits"], found["whole"]["contested"]) == (9, 4)
+    assert len(found["whole"]["examples"]) == EXAMPLES < 9
 
 
 def test_those_of_several_streams_are_added_up_in_the_order_of_kinds():

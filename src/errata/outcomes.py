@@ -1,7 +1,7 @@
 """Outcomes: which edits failed, and how. Every edit is of one kind, by what is right of its answers.
 
-Edits are `contested` where another one in force gives the same subject another target. If both ask the same in other words,
-they cannot both be right on all rephrasings, and real data has such edits.
+Edits are `contested` where another one in force gives the same subject another target in the place of the same answer: both
+ask the same in other words, so that they may not both be right on all rephrasings. Real data has such edits.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -56,13 +56,12 @@ def outcomes(edits: Sequence[Edit], own: Sequence[Answer], reworded: Sequence[Se
 
 
 def contested(edits: Iterable[Edit]) -> set[Edit]:
-    """Those whose subject another of them gives another target."""
-    edits = list(edits)
-    targets: dict[str, set[str]] = {}
+    """Those whose subject another of them gives another target, and the same `target_old` or, like this one, none."""
+    edits = [edit for edit in edits if edit.subject]
+    targets: dict[tuple[str, ...], set[str]] = {}
     for edit in edits:
-        if edit.subject:
-            targets.setdefault(edit.subject.casefold(), set()).add(edit.target.strip().casefold())
-    return {edit for edit in edits if edit.subject and len(targets[edit.subject.casefold()]) > 1}
+        targets.setdefault(_matter(edit), set()).add(edit.target.strip().casefold())
+    return {edit for edit in edits if len(targets[_matter(edit)]) > 1}
 
 
 def together(each: Iterable[Outcomes]) -> Outcomes:
@@ -74,6 +73,11 @@ def together(each: Iterable[Outcomes]) -> Outcomes:
         sum_["contested"] += told["contested"]
         sum_["examples"] = [*sum_["examples"], *told["examples"]][:EXAMPLES]
     return {kind: found[kind] for kind in KINDS if kind in found}
+
+
+def _matter(edit: Edit) -> tuple[str, ...]:
+    """What an edit is about, as far as its data say."""
+    return tuple((told or "").strip().casefold() for told in (edit.subject, edit.target_old))
 
 
 def _kind(direct: Answer, others: Sequence[Answer]) -> tuple[str, Answer]:

@@ -16,8 +16,9 @@ HEADS = {
 TEXT = (
     "Every edit is of one kind, by greedy decoding: "
     + "; ".join(f"{HEADS[kind]}: {what}" for kind, what in KINDS.items())
-    + ". Contested are edits whose subject another edit gives another target, so that not all of them may be able to hold;"
-    " the last columns are the shares that hold of these and of the others."
+    + ". Contested are edits that another edit contradicts: it gives the same subject another target in the place of the"
+    " same answer, so that not all of them may be able to hold. The last columns are the shares that hold of these and of"
+    " the others."
 )
 
 
