@@ -27,6 +27,13 @@ def test_edits_on_suffixes_have_the_losses_of_the_plain_loop(root):
     assert row["steps"][0] > 0 and row["gflop_per_edit"] > 0
 
 
+def test_what_is_added_is_a_small_part_of_a_call(root):
+    rows = run(root, "inference.py", "--edits", "1", "--repeats", "1", "--cases", "grace")["edited_over_unedited"]
+    assert [(row["prompts"], row["batch"]) for row in rows] == [(p, b) for p in ("edited", "other") for b in (1, 16)]
+    assert all(row["prefill"] > 0 and row["decode"] > 0 for row in rows)
+    assert all(0 < share < 1 for row in rows for share in row["inside"].values())
+
+
 def test_batches_are_labelled_with_their_size(root):
     rows = run(root, "throughput.py", "--methods", "grace", "--edits", "3", "--sizes", "1,3")["rows"]
     assert [(row["batch_size"], row["edits"], row["failed"]) for row in rows] == [(1, 3, 0), (3, 3, 0)]

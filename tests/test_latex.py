@@ -1,6 +1,8 @@
 """A report as LaTeX."""
 
 import re
+import shutil
+import subprocess
 from dataclasses import replace
 
 import pytest
@@ -44,3 +46,21 @@ def test_latex_without_matplotlib_has_the_tables_and_says_so(monkeypatch, tmp_pa
     assert "% No figures: drawing needs" in text
     assert r"\begin{longtable}" in text
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_document_that_inputs_it_compiles(tmp_path):
+    pytest.importorskip("matplotlib")
+    compiler = shutil.which("pdflatex")
+    if compiler is None:
+        pytest.skip("no pdflatex on this machine: apt install texlive-latex-recommended")
+    rows = [measured("ft_l", t, 0.9, 0.6, 1.0, 0.8, outcomes=FAILED) for t in (5, 10)]
+    text = latex(
+        Report.of([*(replace(row, data="50%_of & ~all^{}\\") for row in rows), *ROWS]), tmp_path / "report.tex"
+    )
+    (tmp_path / "report.tex").write_text(text, encoding="utf-8")
+    preamble = re.search(r"\\usepackage\{.*\}", text)[0]
+    document = f"\\documentclass{{article}}{preamble}\\begin{{document}}\\input{{report}}\\end{{document}}"
+    (tmp_path / "paper.tex").write_text(document)
+    command = [compiler, "-interaction=nonstopmode", "-halt-on-error", "-draftmode", "paper.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stdout[-2000:]
