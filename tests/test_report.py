@@ -190,6 +190,15 @@ def test_a_directory_of_directories_stands_for_those_inside_it(tmp_path):
     assert len(gather([tmp_path / "all"])) == 1, "its own rows, if it has some"
 
 
+def test_a_directory_of_findings_alone_may_stand_beside_one_of_rows(tmp_path):
+    append(tmp_path / "rows", ROWS)
+    (tmp_path / "findings").mkdir()
+    (tmp_path / "findings" / "overlap.json").write_text('{"analysis": "overlap"}')
+    assert len(gather([tmp_path / "findings", tmp_path / "rows"])) == 5
+    with pytest.raises(UsageError, match=r"there is no results\.jsonl in .*findings, and no page without rows"):
+        gather([tmp_path / "findings"])
+
+
 def test_the_command_writes_any_form(tmp_path):
     append(tmp_path / "results", ROWS)
     starts = {

@@ -31,7 +31,9 @@ APART = 0.15
 NUDGED = 0.3
 """Decades over which the markers of one place are spread at most."""
 KEYS = 6
-"""Methods on a line of the key."""
+"""Methods on a line of the key, at most."""
+WIDTH, LETTER = 13, 0.08
+"""Inches: of panels side by side, and of a letter in the key, about."""
 STYLE = {
     "font.family": "sans-serif", "font.size": 10, "text.color": INK, "axes.edgecolor": GHOST, "axes.labelcolor": INK,
     "xtick.color": INK, "ytick.color": INK, "svg.fonttype": "none", "svg.hashsalt": "errata",
@@ -106,9 +108,10 @@ def line_panels(
     nudges = _nudges(len(lines), [over(row) for row in rows])
     plt = pyplot()
     with plt.rc_context(STYLE):
-        key = 0.22 * (ceil(len(lines) / KEYS) - 1)  # inches that the key takes beyond one line
+        beside = max(1, min(KEYS, len(lines), int(WIDTH / (0.6 + LETTER * max(map(len, lines))))))
+        key = 0.22 * (ceil(len(lines) / beside) - 1)  # inches that the key takes beyond one line
         height = 3.9 + key
-        figure, axes = plt.subplots(1, len(panels), figsize=(13, height), sharey=shares)
+        figure, axes = plt.subplots(1, len(panels), figsize=(WIDTH, height), sharey=shares)
         for axis, (name, value_of) in zip(axes, panels.items(), strict=True):
             _panel(axis, name, sorted({over(row) for row in rows}), label, shares=shares)
             for i, (method, points) in enumerate(lines.items()):
@@ -123,7 +126,7 @@ def line_panels(
                     marker=marker, lw=2.2, ms=6.5, mec="white", mew=0.8, clip_on=False, zorder=3,
                 )  # fmt: skip
         handles, names = axes[0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="lower center", ncols=min(KEYS, len(names)), frameon=False)
+        figure.legend(handles, names, loc="lower center", ncols=beside, frameon=False)
         _headline(figure, rows, what)
         top, bottom = 1 - 0.78 / height, (0.975 + key) / height
         figure.subplots_adjust(left=0.05, right=0.985, top=top, bottom=bottom, wspace=0.12 if shares else 0.2)

@@ -57,7 +57,7 @@ class Report:
 
 def gather(folders: Sequence[Path]) -> list[Row]:
     """The rows of directories or results files, each measurement once, the later one counting. A directory that has no
-    rows itself stands for those inside it.
+    rows itself stands for those inside it; beside others, one may have findings alone.
 
     Raises `UsageError` where one has none, or rows that were measured under another protocol.
     """
@@ -72,14 +72,20 @@ def gather(folders: Sequence[Path]) -> list[Row]:
                     f"{place} has rows of protocol {row.protocol}, and this errata knows {PROTOCOL}: measure them again"
                 )
             rows[row.key] = row
+    if not rows:
+        raise UsageError(f"there is no {record.FILE} in {', '.join(map(str, folders))}, and no page without rows")
     return list(rows.values())
 
 
 def _inside(folder: Path) -> list[Path]:
-    """The results files of a directory that has none itself, in the order of their paths; else what was given."""
+    """The results files of a directory that has none itself, in the order of their paths; else what was given.
+
+    None of a directory that holds only findings.
+    """
     if folder.is_file() or (folder / record.FILE).exists():
         return [folder]
-    return sorted(folder.rglob(record.FILE)) or [folder]
+    found = sorted(folder.rglob(record.FILE))
+    return found if found or any(folder.rglob("*.json")) else [folder]
 
 
 def _verdicts(found: Sequence[Verdict]) -> Section:
