@@ -56,6 +56,15 @@ def test_contested_edits_are_those_whose_subject_is_given_another_target_for_the
     assert len(found["whole"]["examples"]) == EXAMPLES < 9
 
 
+def test_of_long_texts_the_end_of_the_prompt_and_the_beginning_of_the_answer_are_kept():
+    long = Edit("x" * 500 + "Where?", "Rome" + "y" * 500)
+    asked = answer(long.prompt, (1, 1, 1))._replace(said=Said((1, 1, 1), 0.1, (1, 1, 1), "z" * 500, ended=False))
+    (example,) = outcomes.outcomes([long], [asked], [[]])["whole"]["examples"]
+    assert example["prompt"].endswith("xWhere?")
+    assert example["target"].startswith("Romey")
+    assert {len(example[name]) for name in ("prompt", "target", "said")} == {outcomes.LONG}
+
+
 def test_those_of_several_streams_are_added_up_in_the_order_of_kinds():
     held = outcomes.outcomes([edit()], [answer("own", TARGET)], [[]])
     whole = outcomes.outcomes([edit()] * 4, [answer("own", (1, 1, 1))] * 4, [[]] * 4)

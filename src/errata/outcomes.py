@@ -21,7 +21,7 @@ KINDS = {
 EXAMPLES = 5
 """Examples that are kept of each kind."""
 LONG = 120
-"""Characters of an answer that are kept."""
+"""Characters that are kept of the beginning of an answer, and of the end of a prompt."""
 
 Outcomes = Mapping[str, Mapping[str, Any]]
 """Kind -> how many `edits` it has, how many of these are `contested`, and some `examples`."""
@@ -50,8 +50,10 @@ def outcomes(edits: Sequence[Edit], own: Sequence[Answer], reworded: Sequence[Se
         told["edits"] += 1
         told["contested"] += edit in fought
         if kind != "held" and len(told["examples"]) < EXAMPLES:
-            said = shown.said.text[:LONG]
-            told["examples"].append({"id": edit.id, "prompt": shown.prompt, "target": edit.target, "said": said})
+            told["examples"].append({
+                "id": edit.id, "prompt": shown.prompt[-LONG:], "target": edit.target[:LONG],
+                "said": shown.said.text[:LONG],
+            })  # fmt: skip
     return {kind: found[kind] for kind in KINDS if kind in found}
 
 
