@@ -147,6 +147,15 @@ def test_figures_are_inside_the_page():
     assert len(text) < 2_000_000
 
 
+def test_a_report_tells_as_its_figures_are_drawn():
+    pytest.importorskip("matplotlib")
+    drawn = []
+    made = Report.of(ROWS).watched(lambda: drawn.append(len(drawn)))
+    assert page.markdown(made) and drawn == [], "Markdown has none"
+    assert page.html(made) == page.html(Report.of(ROWS))
+    assert drawn == [0, 1, 2]
+
+
 def test_a_page_without_matplotlib_says_so(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
     text = page.html(Report.of(ROWS))

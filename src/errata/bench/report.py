@@ -4,8 +4,8 @@ report = Report.of(read(Path("results")))
 Path("report.html").write_text(page.html(report))
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,10 @@ class Report:
         sections += [_capacity(rows), _agreement(rows), _settings(rows), _provenance(rows)]
         kept = [section for section in sections if section is not None]
         return cls("Lifelong editing, measured", kept, f"Measured {_span(rows)}")
+
+    def watched(self, each: Callable[[], None]) -> "Report":
+        """The same report, which tells when a figure has been drawn."""
+        return replace(self, sections=[replace(s, figures=[f.watched(each) for f in s.figures]) for s in self.sections])
 
 
 def gather(folders: Sequence[Path]) -> list[Row]:

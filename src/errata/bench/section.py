@@ -23,6 +23,15 @@ class Figure(NamedTuple):
     draw: Callable[[Path], None]
     """Writes it as PNG, SVG or PDF, by the suffix. Raises `MissingExtra` without matplotlib."""
 
+    def watched(self, each: Callable[[], None]) -> "Figure":
+        """The same figure, which tells when it has been drawn."""
+
+        def draw(path: Path) -> None:
+            self.draw(path)
+            each()
+
+        return self._replace(draw=draw)
+
 
 @dataclass(frozen=True)
 class Section:

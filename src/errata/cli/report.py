@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from errata.cli.terminal import Json, emit, say
+from errata.cli.terminal import Json, emit, meter, say
 from errata.errors import BadOption
 
 
@@ -47,7 +47,8 @@ def report(
         raise BadOption(f"--output {output}: the name of the page must end in {', '.join(others)} or {last}")
     rows, found = gather(results), analyses.read(results)
     made = Report.of(rows, found, pictures(found))
-    written = forms[output.suffix](made)
+    with meter(sum(len(section.figures) for section in made.sections), "drawing") as bar:
+        written = forms[output.suffix](made.watched(bar.step))
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(written, encoding="utf-8")
     say(f"{output}: {len(rows)} rows")
