@@ -1,5 +1,8 @@
 """Rows that differ in one option, or in two."""
 
+import math
+import re
+
 import pytest
 
 from errata.bench.sweeps import draw, figures, sweeps
@@ -21,6 +24,25 @@ def test_rows_that_differ_in_one_number_are_a_line_of_three_or_more():
     assert told([*rows[:2], row(epsilon=10.0, start="warm")]) == [], "that one differs in more"
     assert told([*rows[:2], row(20, epsilon=10.0)]) == [], "after as many edits"
     assert told([row(start=start) for start in ("cold", "warm", "hot")]) == [], "names have no order"
+
+
+def test_what_is_no_finite_number_is_not_of_a_sweep():
+    assert told([row(epsilon=e) for e in (1.0, 3.0, math.inf)]) == []
+    assert told([row(epsilon=e) for e in (True, False, 2.0)]) == []
+
+
+def test_values_that_are_far_apart_have_a_log_axis(tmp_path):
+    pytest.importorskip("matplotlib")
+    places = []
+    for name, values in (("near", (1.0, 2.0, 3.0)), ("far", (1.0, 10.0, 100.0))):
+        (sweep,) = sweeps([row(epsilon=e) for e in values])
+        draw(sweep, tmp_path / f"{name}.svg")
+        ticks = re.findall(
+            r'x="([\d.]+)" y="[\d.]+"[^>]*>(?:1|2|3|10|100)</text>', (tmp_path / f"{name}.svg").read_text()
+        )
+        places.append([float(x) for x in ticks])
+    for left, middle, right in places:
+        assert middle - left == pytest.approx(right - middle, rel=0.05)
 
 
 def test_rows_that_differ_in_two_are_a_map_if_most_cells_are_there():

@@ -3,6 +3,7 @@
 Rows are of one sweep where they differ in nothing else. A method's own choice of layer is the one that its rows name.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -18,6 +19,8 @@ from errata.metrics import HEADLINE
 
 LEAST = 3
 """Values of an option that make a sweep; of two that make a map, two each."""
+FAR = 20
+"""How many times the least value the greatest is, from which on a line has a log axis."""
 Group = tuple[Any, ...]
 
 
@@ -81,7 +84,11 @@ def _line(plt: Any, sweep: Sweep, scorer: str) -> Any:
             [x for x, _ in there], [score for _, score in there], label=name, color=colour, marker=marker,
             lw=2.6 if name == "average" else 1.6, ms=6, mec="white", clip_on=False,
         )  # fmt: skip
+    (low,), *_, (high,) = values
+    if low > 0 and high / low >= FAR:
+        axis.set_xscale("log")
     axis.set_xticks([x for (x,) in values], [f"{x:g}" for (x,) in values])
+    axis.minorticks_off()
     axis.set(xlabel=sweep.names[0], ylim=(0, 1))
     axis.grid(axis="y", color=FAINT, lw=0.7)
     axis.spines[["top", "right", "left"]].set_visible(False)
@@ -137,4 +144,6 @@ def _number(row: Row, name: str) -> float | None:
     if name == "layer" and value is None:
         at = re.fullmatch(r".*?\.(\d+)\..*", str(row.provenance.get("site")))
         value = int(at[1]) if at and "," not in str(row.provenance.get("site")) else None
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if math.isfinite(value) else None
