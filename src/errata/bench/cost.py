@@ -11,7 +11,7 @@ from errata.bench.tables import NOTHING
 
 
 def slower(row: Row) -> float | None:
-    """How many times as long a prompt and its answer take with the edits."""
+    """How many times as long a token of an answer takes with the edits."""
     edited, unedited = row.answering.get("edited"), row.answering.get("unedited")
     return edited / unedited if edited and unedited else None
 

@@ -76,7 +76,7 @@ class Row:
     outcomes: Mapping[str, Any] = field(default_factory=dict)
     """Kind of outcome -> how many edits came to it, how many of these are contested, and examples (`errata.outcomes`)."""
     answering: Mapping[str, float | None] = field(default_factory=dict)
-    """Seconds of a prompt and its answer, `edited` and `unedited` (`errata.bench.answering`)."""
+    """Seconds a token of an answer, `edited` and `unedited` (`errata.bench.answering`)."""
     chat: bool = False
     """Whether all prompts were what a user says in the model's chat template."""
 
