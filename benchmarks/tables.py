@@ -3,7 +3,8 @@
 A table stands between `<!-- table: NAME -->` and `<!-- end -->`; NAME is a folder of benchmarks/results, then perhaps
 a scorer and the T to show: `atlas teacher_forced_token T=100`. Between `<!-- tuned: NAME -->` and `<!-- end -->`
 stands what `errata tune` chose, from benchmarks/tuning; between `<!-- neighbours -->` and `<!-- end -->` what
-`benchmarks/neighbours.py` found, and between `<!-- chat -->` and `<!-- end -->` what `benchmarks/chat.py` did. With
+`benchmarks/neighbours.py` found, between `<!-- chat -->` and `<!-- end -->` what `benchmarks/chat.py` did, and between
+`<!-- again: NAME -->` and `<!-- end -->` how the rows of results/repeats/NAME differ from those of results/NAME. With
 --check nothing is written, and the exit code is 1 where a file differs.
 """
 
@@ -11,10 +12,14 @@ import argparse
 import json
 import re
 import sys
+import textwrap
+from datetime import datetime
 from pathlib import Path
 
 from errata.bench import analyses, markdown, page, record
+from errata.bench.record import PROPERTIES
 from errata.bench.report import Report, gather
+from errata.bench.tables import as_score
 from errata.bench.tune import FILE, Settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,6 +33,7 @@ BLOCK = re.compile(
 )
 NEIGHBOURS = re.compile(r"(?P<begin><!-- neighbours -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
 CHAT = re.compile(r"(?P<begin><!-- chat -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
+AGAIN = re.compile(r"(?P<begin><!-- again: (?P<name>\S+) -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
 TUNED = re.compile(r"(?P<begin><!-- tuned: (?P<name>\S+) -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
 
 
@@ -48,7 +54,10 @@ def rendered(text: str) -> str:
     def told(found: re.Match[str]) -> str:
         return f"{found['begin']}\n{in_chats(RESULTS / 'diagnoses' / 'chat.json')}\n\n{found['end']}"
 
-    text = CHAT.sub(told, text)
+    def repeated(found: re.Match[str]) -> str:
+        return f"{found['begin']}\n{again(found['name'])}\n\n{found['end']}"
+
+    text = AGAIN.sub(repeated, CHAT.sub(told, text))
     return NEIGHBOURS.sub(beside, TUNED.sub(choices, BLOCK.sub(table, text)))
 
 
@@ -76,6 +85,38 @@ def in_chats(path: Path) -> str:
         lines.append(f"| {method} | " + " | ".join(shares) + " |")
     lines.append("| no edits | " + " | ".join(f"{row['kept']:.2f}" for row in kept.values()) + " |")
     return "\n".join(lines)
+
+
+def again(name: str) -> str:
+    """How rows that were measured again differ from those that are kept, and how long they took, as Markdown."""
+    before = {row.key: row for row in record.read(RESULTS / name)}
+    rows = record.read(RESULTS / "repeats" / name)
+    times = sorted(datetime.fromisoformat(str(row.provenance["time"])) for row in rows)
+    lines, equal = (
+        ["| Method | T | Rel | Gen | Loc | These before | Largest difference |", "|---|---:|---:|---:|---:|---|---:|"],
+        0,
+    )
+    for row in (row for row in rows if row.key in before):
+        kept = before[row.key]
+        apart = max(
+            abs(value - (kept.score(of, scorer) or 0.0))
+            for scorer, scores in row.scores.items()
+            for of, value in scores.items()
+            if value is not None
+        )
+        equal += apart == 0
+        if apart:
+            now, then = ([as_score(each.score(of)) for of in PROPERTIES[:3]] for each in (row, kept))
+            variant = f" ({mode})" if (mode := row.options.get("mode")) else ""
+            lines.append(
+                f"| {row.method}{variant} | {row.edits} | {' | '.join(now)} | {' '.join(then)} | {apart:.4f} |"
+            )
+    minutes, both = (times[-1] - times[0]).total_seconds() / 60, equal + len(lines) - 2
+    told = (
+        f"{len(rows)} rows in {minutes:.0f} minutes. {equal} of the {both} that had been measured before are equal under all"
+        " four scorers; these differ, in generated text and by the most under any scorer:"
+    )
+    return textwrap.fill(told, 125) + "\n\n" + "\n".join(lines)
 
 
 def tuned(settings: Settings) -> str:
