@@ -113,8 +113,8 @@ def again(name: str) -> str:
             )
     minutes, both = (times[-1] - times[0]).total_seconds() / 60, equal + len(lines) - 2
     told = (
-        f"{len(rows)} rows in {minutes:.0f} minutes. {equal} of the {both} that were measured before are equal under all"
-        " four scorers; these differ, in generated text and by the most under any scorer:"
+        f"{len(rows)} rows, the last {minutes:.0f} minutes after the first. {equal} of the {both} measured before are"
+        " equal under all four scorers; these differ, in generated text and by the most under any scorer:"
     )
     return textwrap.fill(told, 125) + "\n\n" + "\n".join(lines)
 
