@@ -1,7 +1,8 @@
 """What an edited model costs to use: prefill and decoding, against the same model without its edits.
 
     python benchmarks/inference.py --edits 20 > benchmarks/results/speed/inference.json
-    python benchmarks/inference.py --edits 5 --layers 32 --width 512 --repeats 9 --cases "memoir;wise, merge;wise, retrieve"
+    python benchmarks/inference.py --edits 5 --width 256 --layers 32 --repeats 9 \\
+        --cases "memoir;wise, merge;wise, retrieve" > benchmarks/results/speed/inference_deep.json
 
 One thread. The edits are made in few steps, since what they cost to use does not depend on how well they hold.
 `edited` prompts are answered by a memory, `other` ones only pass its gate. `edited_over_unedited` is the median ratio of
@@ -92,8 +93,8 @@ def ratios(model: EditedModel, added: Added, prompts: Sequence[str], repeats: in
     for i in range(repeats + 3):
         order = (True, False) if i % 2 else (False, True)
         took = {lifted: seconds(model, added, prompts, lifted) for lifted in order}
-        with_, without = took[False], took[True]
-        pairs.append((with_[0] / without[0], with_[1] / without[1], *with_[2:]))
+        edited, unedited = took[False], took[True]
+        pairs.append((edited[0] / unedited[0], edited[1] / unedited[1], *edited[2:]))
     prefill, decode, *inside = (round(statistics.median(values), 4) for values in zip(*pairs[3:], strict=True))
     return {"prefill": prefill, "decode": decode, "inside": dict(zip(("prefill", "decode"), inside, strict=True))}
 

@@ -132,8 +132,7 @@ def tuned(settings: Settings) -> str:
 
 def evidence() -> str:
     """The report of all committed rows and findings, as Markdown."""
-    rows = gather(sorted(path.parent for path in RESULTS.glob("*/results.jsonl")))
-    return page.markdown(Report.of(rows, analyses.read([RESULTS]))).rstrip() + "\n"
+    return page.markdown(Report.of(gather([RESULTS]), analyses.read([RESULTS]))).rstrip() + "\n"
 
 
 def main() -> int:

@@ -193,8 +193,9 @@ def test_rows_of_several_directories_are_one_report_and_the_later_counts(tmp_pat
 
 def test_a_directory_of_directories_stands_for_those_inside_it(tmp_path):
     append(tmp_path / "all" / "one", ROWS[:3])
-    append(tmp_path / "all" / "deep" / "two", ROWS[3:])
-    assert len(gather([tmp_path / "all"])) == 5
+    append(tmp_path / "all" / "two", ROWS[3:])
+    append(tmp_path / "all" / "deep" / "repeated", [replace(ROWS[0], seed=7)])
+    assert len(gather([tmp_path / "all"])) == 5, "what lies deeper is not of them"
     append(tmp_path / "all", ROWS[:1])
     assert len(gather([tmp_path / "all"])) == 1, "its own rows, if it has some"
 

@@ -61,7 +61,7 @@ class Report:
 
 def gather(folders: Sequence[Path]) -> list[Row]:
     """The rows of directories or results files, each measurement once, the later one counting. A directory that has no
-    rows itself stands for those inside it; beside others, one may have findings alone.
+    rows itself stands for those directly inside it; beside others, one may have findings alone.
 
     Raises `UsageError` where one has none, or rows that were measured under another protocol.
     """
@@ -82,13 +82,13 @@ def gather(folders: Sequence[Path]) -> list[Row]:
 
 
 def _inside(folder: Path) -> list[Path]:
-    """The results files of a directory that has none itself, in the order of their paths; else what was given.
+    """The results files one level below a directory that has none itself, in the order of their paths; else what was given.
 
     None of a directory that holds only findings.
     """
     if folder.is_file() or (folder / record.FILE).exists():
         return [folder]
-    found = sorted(folder.rglob(record.FILE))
+    found = sorted(folder.glob(f"*/{record.FILE}"))
     return found if found or any(folder.rglob("*.json")) else [folder]
 
 

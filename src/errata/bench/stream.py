@@ -53,7 +53,6 @@ class Sample(NamedTuple):
     """What was found at one checkpoint of one stream."""
 
     measured: Measurement
-    answering: Mapping[str, float]
     seconds: float | None
     immediate: dict[str, float | None]
     failed: tuple[str, ...]
@@ -138,7 +137,7 @@ class Bench:
                     self.progress(Step("measure", self.done, self.total))
                     samples[t].append(self._sample(model, edits[:t], log))
                     if start == r.starts[-1]:
-                        yield self._filled(self._blank(r, t), samples[t], model)
+                        yield self._filled(self._blank(r, t), samples[t], model, edits[:t])
 
     @contextmanager
     def _model(self, length: int) -> Iterator[EditedModel]:
@@ -185,7 +184,6 @@ class Bench:
         sites = {memory.site.path: memory for memory in model.memories.values()}
         return Sample(
             measure(model, edits, self.reference, self.plan.rows_at_once),
-            answering(model, edits),
             mean(receipt.seconds for receipt in log.receipts),
             {name: mean(hit[name] for hit in log.immediate) for name in log.immediate[0]},
             tuple(edit.id for edit in log.failed),
@@ -211,8 +209,8 @@ class Bench:
             },
         )  # fmt: skip
 
-    def _filled(self, blank: Row, samples: Sequence[Sample], model: EditedModel) -> Row:
-        """The row with the numbers of its chunks: means, and sums of what is counted."""
+    def _filled(self, blank: Row, samples: Sequence[Sample], model: EditedModel, edits: Sequence[Edit]) -> Row:
+        """The row with the numbers of its chunks: means, and sums of what is counted. Answers are timed in the last."""
         peak, peak_of = provenance.peak_memory(model.device)
         measured = [sample.measured for sample in samples]
         failed = tuple(identity for sample in samples for identity in sample.failed)
@@ -225,7 +223,7 @@ class Bench:
             "portability": _means([m.portability for m in measured]),
             "immediate": _means([sample.immediate for sample in samples]),
             "outcomes": together(m.outcomes for m in measured),
-            "answering": _means([sample.answering for sample in samples]),
+            "answering": answering(model, edits),
             "seconds_per_edit": _mean(sample.seconds for sample in samples),
             "peak_memory_mb": peak,
             "memory_bytes": mean(sample.memory_bytes for sample in samples),
