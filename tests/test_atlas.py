@@ -391,12 +391,16 @@ def test_what_is_no_model_is_nothing_to_go_on_from(module, damaged, tmp_path):
 # How the model is trained
 
 
-def test_an_orthogonalised_matrix_keeps_its_singular_vectors_and_its_singular_values_are_about_one():
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-4), ("bfloat16", 0.03)])
+def test_an_orthogonalised_matrix_keeps_its_singular_vectors_and_its_singular_values_are_about_one(
+    precision, tolerance
+):
     for shape in ((24, 60), (60, 24)):
         matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
         u, _, v = torch.linalg.svd(matrix, full_matrices=False)
-        found = u.T @ orthogonalised(matrix) @ v.T
-        assert (found - torch.diag(found.diagonal())).abs().max() < 1e-4
+        found = u.T @ orthogonalised(matrix, precision) @ v.T
+        assert found.dtype == torch.float32
+        assert (found - torch.diag(found.diagonal())).abs().max() < tolerance
         assert ((found.diagonal() > 0.6) & (found.diagonal() < 1.3)).all()
 
 

@@ -13,6 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from errata.errors import BadOption, BadRecord, DamagedFile, EditFailed, Interrupted, UsageError
+from errata.pretraining.fitting import quickest
 from errata.pretraining.recall import Question, recall
 from errata.testbed import Budget, Fact, evaluate, read, train
 from errata.testbed import corpus as corpora
@@ -273,6 +274,39 @@ def test_a_testbed_learns_its_facts(data, tmp_path):
     assert metrics["wikitext2_validation"] is None
 
 
+def test_a_testbed_learns_its_facts_in_bfloat16_and_goes_on_to_the_same_bits(data, tmp_path):
+    def stop(step):
+        if step.step == 70:
+            raise KeyboardInterrupt
+
+    facts, budget = read(data / "zsre"), Budget(100_000, steps=150, facts=4, threads=1, precision="bfloat16")
+    metrics = train(facts, tmp_path / "out", budget, device="cpu")
+    assert metrics["recall_trained_facts"] >= 0.9
+    assert metrics["recipe"]["precision"] == "bfloat16"
+    with pytest.raises(Interrupted):
+        train(facts, tmp_path / "again", budget, device="cpu", progress=stop, every=0.0)
+    assert train(facts, tmp_path / "again", budget, device="cpu")["final_loss"] == metrics["final_loss"]
+    assert weights(tmp_path / "again") == weights(tmp_path / "out")
+    train(facts, tmp_path / "other", replace(budget, precision="float32"), device="cpu")
+    assert weights(tmp_path / "other") != weights(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("told", "found"),
+    [({"avx512_bf16": True}, "bfloat16"), ({"amx_bf16": True}, "bfloat16"), ({"avx2": True}, "float32")],
+)
+def test_products_are_of_the_precision_that_the_processor_multiplies_quickest(monkeypatch, told, found):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: told, raising=False)
+    assert quickest(torch.device("cpu")) == found
+    assert quickest(torch.device("cuda")) == "bfloat16"
+
+
+def test_a_recipe_from_before_there_was_a_precision_is_one_of_float32():
+    record = RECIPE.record()
+    del record["precision"]
+    assert Recipe.read(record) == RECIPE
+
+
 def test_the_same_seed_gives_the_same_bits_and_another_one_does_not(finished, corpus, tmp_path):
     train(corpus, tmp_path / "same", TINY, device="cpu")
     train(corpus, tmp_path / "other", replace(TINY, seed=1), device="cpu")
@@ -453,6 +487,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
         ({"steps": 50, "parameters": 1000}, "--parameters 1000 is too small: the smallest testbed has"),
         ({"steps": 50, "facts": 0}, "--facts 0: at least 1"),
         ({"steps": 50, "threads": 0}, "--threads 0: at least 1"),
+        ({"steps": 50, "precision": "float16"}, "--precision float16: float32 or bfloat16"),
         ({"steps": 50, "minutes": 1.0}, "one of them"),
         ({}, "--minutes M or --steps N"),
     ],

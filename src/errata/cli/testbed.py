@@ -46,6 +46,10 @@ def train(
         int, typer.Option(help="Of the weights, the order of the texts, and the wordings kept unseen.")
     ] = 0,
     threads: Annotated[int, typer.Option(help="Cores that share a step; another number gives other last bits.")] = 2,
+    precision: Annotated[
+        Literal["float32", "bfloat16"] | None,
+        typer.Option(help="Of the products; by default bfloat16 where the device multiplies in it by itself."),
+    ] = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
@@ -64,7 +68,7 @@ def train(
 
     if minutes is None and steps is None:
         minutes = 30.0
-    budget = Budget(number(parameters), minutes, steps, facts, seed, threads)
+    budget = Budget(number(parameters), minutes, steps, facts, seed, threads, precision)
     with meter(0, "training") as bar:
 
         def progress(step: "Step") -> None:

@@ -8,7 +8,6 @@ depend on how the threads are scheduled.
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -46,13 +45,16 @@ class Losses:
 class Fitting:
     """The optimizers of one model, step after step. Only the model's weights change.
 
-    With `sparse`, logits are computed only where there is a loss: a tenth quicker, and other last bits.
+    With `sparse`, logits are computed only where there is a loss: a tenth quicker, and other last bits. `precision` is that
+    of the products, "float32" or "bfloat16"; weights, gradients and moments are float32 all the same.
     """
 
-    def __init__(self, model: Any, rates: Rates, workers: int = WORKERS, *, sparse: bool = False) -> None:
-        self.model, self.workers, self.sparse = model, workers, sparse
+    def __init__(
+        self, model: Any, rates: Rates, workers: int = WORKERS, *, sparse: bool = False, precision: str = "float32"
+    ) -> None:
+        self.model, self.workers, self.sparse, self.precision = model, workers, sparse, precision
         self._replicas = [model, *(_replica(model) for _ in range(workers - 1))]
-        self._optimizers = _optimizers(model, rates, workers)
+        self._optimizers = _optimizers(model, rates, workers, precision)
         self._highest = [[group["lr"] for group in optimizer.param_groups] for optimizer in self._optimizers]
         self._pool = ThreadPoolExecutor(workers)
 
@@ -77,7 +79,7 @@ class Fitting:
         for part in parts:
             ids, labels = part.ids.to(replica.device), part.labels[:, 1:].to(replica.device)
             kept = labels != IGNORED
-            with _precision(replica.device):
+            with torch.autocast(replica.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
                 logits = self._logits(replica, ids, kept)
             loss: Any = cross_entropy(logits.float(), labels[kept], reduction="sum") / counted
             loss.backward()
@@ -137,9 +139,13 @@ def _replica(model: Any) -> Any:
     return twin
 
 
-def _precision(device: torch.device) -> Any:
-    """bfloat16 products on a GPU; float32 on a CPU, most of which only emulate bfloat16."""
-    return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
+def quickest(device: torch.device) -> str:
+    """The precision in which this device multiplies quickest: "bfloat16" where it does so by itself, else "float32".
+
+    GPUs do, and processors with AMX or AVX512-BF16; others only emulate it, which is slower than float32.
+    """
+    told: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
+    return "bfloat16" if device.type == "cuda" or told.get("avx512_bf16") or told.get("amx_bf16") else "float32"
 
 
 def _gather(replicas: list[Any]) -> None:
@@ -157,11 +163,14 @@ def _step(optimizer: torch.optim.Optimizer) -> None:
     optimizer.step()
 
 
-def _optimizers(model: Any, rates: Rates, workers: int) -> list[torch.optim.Optimizer]:
+def _optimizers(model: Any, rates: Rates, workers: int, precision: str) -> list[torch.optim.Optimizer]:
     """Muon for the matrices of the blocks, dealt out to the workers; AdamW for embeddings and the scales of norms."""
     table = model.get_input_embeddings().weight
     matrices = sorted((p for p in model.parameters() if p.dim() == 2 and p is not table), key=torch.Tensor.numel)
     scales = [p for p in model.parameters() if p.dim() < 2]
     groups = [{"params": [table], "weight_decay": rates.decay}, {"params": scales, "weight_decay": 0.0}]
-    muons = [Muon(matrices[i::workers], lr=rates.matrices, weight_decay=rates.decay) for i in range(workers)]
+    muons = [
+        Muon(matrices[i::workers], lr=rates.matrices, weight_decay=rates.decay, precision=precision)
+        for i in range(workers)
+    ]
     return [*muons, torch.optim.AdamW(groups, lr=rates.others, betas=(0.9, 0.98), fused=True)]

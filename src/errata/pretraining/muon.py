@@ -5,7 +5,8 @@ gradient with all its singular values set to about one, so that directions with 
 them, move as far as those that all texts share.
 
 `torch.optim.Muon` computes in bfloat16, which is slow on processors that only emulate it; and it multiplies the wide
-matrix at every iteration. Here the iteration runs on the small Gram matrix G G^T, in float32.
+matrix at every iteration. In float32 the iteration here runs on the small Gram matrix G G^T; in bfloat16, which has too few
+digits for that, on the wide matrix.
 """
 
 import math
@@ -21,27 +22,48 @@ RMS = 0.2
 """Root mean square of an update at learning rate 1: about that of AdamW, so that learning rates can be compared."""
 
 
-def orthogonalised(matrix: Tensor) -> Tensor:
-    """A matrix (m, n) of the same singular vectors, its singular values about 1 (those near 0 stay small)."""
+def orthogonalised(matrix: Tensor, precision: str = "float32") -> Tensor:
+    """A matrix (m, n) of the same singular vectors, its singular values about 1 (those near 0 stay small).
+
+    `precision` is that of the products, "float32" or "bfloat16"; the result is float32.
+    """
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     x = wide / (wide.norm() + 1e-7)
+    found = _on_the_gram(x) if precision == "float32" else _on_the_matrix(x.bfloat16()).float()
+    return found if wide is matrix else found.T
+
+
+def _on_the_gram(x: Tensor) -> Tensor:
+    """x <- q x with q = a + b gram + c gram^2, hence gram <- q gram q; the q are multiplied, and x by them at the end."""
     a, b, c = COEFFICIENTS
-    gram, product = x @ x.T, torch.eye(len(x), device=x.device)
-    for _ in range(ITERATIONS):  # x <- q x with q = a + b gram + c gram^2, hence gram <- q gram q
+    gram, product = x @ x.T, None
+    for left in reversed(range(ITERATIONS)):
         q = b * gram + c * (gram @ gram)
         q.diagonal().add_(a)
-        product, gram = q @ product, q @ gram @ q
-    found = product @ x
-    return found if wide is matrix else found.T
+        product = q if product is None else q @ product
+        if left:
+            gram = q @ gram @ q
+    return x if product is None else product @ x
+
+
+def _on_the_matrix(x: Tensor) -> Tensor:
+    """x <- a x + (b gram + c gram^2) x"""
+    a, b, c = COEFFICIENTS
+    for _ in range(ITERATIONS):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x
 
 
 class Muon(torch.optim.Optimizer):
     """Muon with Nesterov momentum and decoupled weight decay, for matrices (parameters of two dimensions)."""
 
     def __init__(
-        self, matrices: Iterable[Tensor], lr: float = 3e-3, momentum: float = 0.95, weight_decay: float = 0.01
-    ) -> None:
+        self, matrices: Iterable[Tensor], lr: float = 3e-3, momentum: float = 0.95, weight_decay: float = 0.01,
+        precision: str = "float32",
+    ) -> None:  # fmt: skip
         super().__init__(matrices, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self.precision = precision
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
@@ -55,4 +77,5 @@ class Muon(torch.optim.Optimizer):
         state = self.state[matrix]
         mean = state.setdefault("mean", torch.zeros_like(matrix)).lerp_(gradient, 1 - momentum)
         matrix.mul_(1 - lr * weight_decay)
-        matrix.add_(orthogonalised(gradient.lerp(mean, momentum)), alpha=-lr * RMS * math.sqrt(max(matrix.shape)))
+        direction = orthogonalised(gradient.lerp(mean, momentum), self.precision)
+        matrix.add_(direction, alpha=-lr * RMS * math.sqrt(max(matrix.shape)))

@@ -14,6 +14,8 @@ PARAMETERS_A_FACT = 1200
 READINGS = 32
 """How often a training should show each of its facts."""
 
+PRECISIONS = ("float32", "bfloat16")
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -26,6 +28,8 @@ class Budget:
     """As many facts as these; as many as the others have room for, where none is given."""
     seed: int = 0
     threads: int = 2
+    precision: str | None = None
+    """Of the products, one of `PRECISIONS`; the quickest of the device, where none is given."""
 
     def __post_init__(self) -> None:
         if (self.minutes is None) == (self.steps is None):
@@ -37,6 +41,8 @@ class Budget:
         for name in ("facts", "threads"):
             if (given := getattr(self, name)) is not None and given < 1:
                 raise BadOption(f"--{name} {given}: at least 1")
+        if self.precision not in {None, *PRECISIONS}:
+            raise BadOption(f"--precision {self.precision}: {' or '.join(PRECISIONS)}")
         shape_of(self.parameters)
 
 
@@ -50,6 +56,8 @@ class Recipe:
     seed: int = 0
     threads: int = 2
     """Each computes the gradient of its share of the facts of a step."""
+    precision: str = "float32"
+    """Of the products; weights, gradients and what the optimizers remember are float32."""
     unseen: float = 0.2
     """The share of facts of which one wording is never shown."""
     fact_tokens: int = 1280

@@ -22,7 +22,7 @@ import errata
 from errata.errors import BadOption, EditFailed, Interrupted, StoreError
 from errata.loading import quiet
 from errata.pretraining import tokenizer as bpe
-from errata.pretraining.fitting import Fitting, Losses, Rates
+from errata.pretraining.fitting import Fitting, Losses, Rates, quickest
 from errata.pretraining.llama import build
 from errata.testbed import checkpoint, record
 from errata.testbed.card import card
@@ -95,7 +95,7 @@ class Training:
         self.corpus, self.recipe, self.tokenizer, self.output = corpus, recipe, tokenizer, output
         self.facts = chosen(corpus.facts, recipe.facts, SHARES)
         self.stream = Stream(self.facts, _text(corpus, recipe, tokenizer), tokenizer, recipe)
-        self.model = build(recipe.shape, recipe.seed).to(device)
+        self.model = _untrained(recipe, device)
 
     def carry_out(self, progress: Progress, every: float) -> State:
         """All steps that are left."""
@@ -162,6 +162,7 @@ class Training:
     def _save(self) -> None:
         """Write model and tokenizer; what the model is then, is what was written, in float32."""
         try:
+            self.model.set_attn_implementation("sdpa")
             self.model.to(torch.bfloat16)
             self.model.save_pretrained(self.output)
             bpe.save(self.tokenizer, self.output)
@@ -174,7 +175,8 @@ def _recipe(budget: Budget, corpus: Corpus, tokenizer: Tokenizer, device: torch.
     """What a budget comes to. Raises `BadOption` where its minutes are too few."""
     shape = replace(shape_of(budget.parameters), vocabulary=tokenizer.get_vocab_size())
     sample = chosen(corpus.facts, SAMPLE, SHARES)
-    recipe = Recipe(shape, budget.steps or TIMED, len(sample), budget.seed, budget.threads)
+    precision = budget.precision or quickest(device)
+    recipe = Recipe(shape, budget.steps or TIMED, len(sample), budget.seed, budget.threads, precision)
     if budget.minutes is not None:
         stream = Stream(sample, _text(corpus, recipe, tokenizer), tokenizer, recipe)
         seconds = _seconds_a_step(recipe, stream, device)
@@ -198,7 +200,7 @@ def _text(corpus: Corpus, recipe: Recipe, tokenizer: Tokenizer) -> Tensor:
 
 def _seconds_a_step(recipe: Recipe, stream: Stream, device: torch.device) -> float:
     """The median of a few steps of a model that is then forgotten."""
-    fitting = _fitting(build(recipe.shape, recipe.seed).to(device), recipe)
+    fitting = _fitting(_untrained(recipe, device), recipe)
     batches, times = stream.steps(), []
     for _ in range(TIMED):
         started = time.perf_counter()
@@ -210,7 +212,17 @@ def _seconds_a_step(recipe: Recipe, stream: Stream, device: torch.device) -> flo
 
 def _fitting(model: Any, recipe: Recipe) -> Fitting:
     rates = Rates(recipe.learning_rate, recipe.embedding_rate, recipe.weight_decay)
-    return Fitting(model, rates, recipe.threads, sparse=True)
+    return Fitting(model, rates, recipe.threads, sparse=True, precision=recipe.precision)
+
+
+def _untrained(recipe: Recipe, device: torch.device) -> Any:
+    """The model as it begins. Attention is computed in plain products where a processor multiplies in bfloat16, since the
+    fused one takes longer there: a quarter of a step in which rows have a few dozen tokens.
+    """
+    model = build(recipe.shape, recipe.seed).to(device)
+    if recipe.precision == "bfloat16" and device.type == "cpu":
+        model.set_attn_implementation("eager")
+    return model
 
 
 def _learnt_from(corpus: Corpus) -> list[str]:
