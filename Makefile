@@ -33,17 +33,20 @@ format: $(READY)  ## bring the code into the form that 'make check' wants
 docs: $(READY)  ## build the documentation into site/; a broken link is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
+, := ,
 SPEED := benchmarks/results/speed
-bench: $(READY)  ## time it on this machine: the mask index, the inner loop, batches, long streams, inference, recording
+timed = $(OFFLINE) $(BIN)/python benchmarks/$(2) > $(SPEED)/$(1).json.new && mv $(SPEED)/$(1).json.new $(SPEED)/$(1).json
+
+bench: $(READY)  ## time it on this machine, in a quarter of an hour (SPEED=DIR writes elsewhere than into benchmarks/results)
 	mkdir -p $(SPEED)
-	$(OFFLINE) $(BIN)/python benchmarks/mask_index.py --masks 10000,100000,1000000 > $(SPEED)/mask_index.json
-	$(OFFLINE) $(BIN)/python benchmarks/mask_index.py --masks 10000,100000,1000000 --numpy > $(SPEED)/mask_index_numpy.json
-	$(OFFLINE) $(BIN)/python benchmarks/inner_loop.py > $(SPEED)/inner_loop.json
-	$(OFFLINE) $(BIN)/python benchmarks/throughput.py --edits 30 > $(SPEED)/throughput.json
-	$(OFFLINE) $(BIN)/python benchmarks/closed_form.py > $(SPEED)/closed_form.json
-	$(OFFLINE) $(BIN)/python benchmarks/stream.py > $(SPEED)/stream.json
-	$(OFFLINE) $(BIN)/python benchmarks/inference.py > $(SPEED)/inference.json
-	$(OFFLINE) $(BIN)/python benchmarks/ledger.py > $(SPEED)/ledger.json
+	$(call timed,mask_index,mask_index.py --masks 10000$(,)100000$(,)1000000)
+	$(call timed,mask_index_numpy,mask_index.py --masks 10000$(,)100000$(,)1000000 --numpy)
+	$(call timed,inner_loop,inner_loop.py --edits 3 --cases "wise$(,) published;ft_l;memoir;grace")
+	$(call timed,throughput,throughput.py --edits 30)
+	$(call timed,closed_form,closed_form.py)
+	$(call timed,stream,stream.py --repeats 3)
+	$(call timed,inference,inference.py --edits 20 --repeats 15)
+	$(call timed,ledger,ledger.py --edits 30)
 
 atlas: $(READY)  ## train the small model anew from its seed, in place
 	$(OFFLINE) $(BIN)/python -m errata.atlas.train --output src/errata/atlas/model --no-sets \

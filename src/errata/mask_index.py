@@ -33,7 +33,9 @@ SAMPLE = 2048
 FIRST = 48
 """Bitmaps that are added up before the first look at what is left: enough where the nearest mask shares .9 of the query."""
 FEW = 4096
-"""Of so many masks one may be left: comparing it in full then costs less than another look."""
+"""Of so many masks, one of those that look best is compared in full at every look ..."""
+END = 512
+"""... and all that are left, once that is one of so many: it then costs less than another look."""
 
 
 class Found(NamedTuple):
@@ -139,7 +141,7 @@ class MaskIndex:
         if not len(self.rows) or floor > n:
             return None
         has = np.unpackbits(mask, bitorder="little")[self.features].nonzero()[0]
-        few = 64 + len(self.rows) // FEW
+        few, end = 64 + len(self.rows) // FEW, 512 + len(self.rows) // END
         spots = np.arange(-(-len(self.rows) // 64))  # the machine words in which there are masks left
         everywhere = len(spots)
         left, counts = self._alive[:everywhere], Counts(everywhere)
@@ -155,12 +157,13 @@ class MaskIndex:
             best = self._better(mask, best, places(counts.most(left), spots)[:few])
             wanted = max(floor, best.overlap if best else 0)
             left = counts.reached(cutoff(at, wanted, n)) & left
-            if int(np.bitwise_count(left).sum()) <= few:
+            if int(np.bitwise_count(left).sum()) <= end:
                 break
             (kept,) = left.nonzero()
             if len(kept) <= len(spots) // 4:
                 counts, spots, left = counts.at(kept), spots[kept], left[kept]
             goal = max(at * 3 // 2, enough(wanted / n, n / self.width))
+            goal += -goal % 8  # so many are added at once
         best = self._better(mask, best, places(left, spots))
         return best if best is not None and best.overlap >= floor else None
 
