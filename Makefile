@@ -42,11 +42,11 @@ bench: $(READY)  ## time it on this machine, in a quarter of an hour (SPEED=DIR 
 	$(call timed,mask_index,mask_index.py --masks 10000$(,)100000$(,)1000000)
 	$(call timed,mask_index_numpy,mask_index.py --masks 10000$(,)100000$(,)1000000 --numpy)
 	$(call timed,inner_loop,inner_loop.py --edits 3 --cases "wise$(,) published;ft_l;memoir;grace")
-	$(call timed,throughput,throughput.py --edits 30)
+	$(call timed,throughput,throughput.py --edits 20)
 	$(call timed,closed_form,closed_form.py)
 	$(call timed,stream,stream.py --repeats 3)
-	$(call timed,inference,inference.py --edits 20 --repeats 15)
-	$(call timed,ledger,ledger.py --edits 30)
+	$(call timed,inference,inference.py --edits 20 --repeats 9)
+	$(call timed,ledger,ledger.py --edits 20)
 
 atlas: $(READY)  ## train the small model anew from its seed, in place
 	$(OFFLINE) $(BIN)/python -m errata.atlas.train --output src/errata/atlas/model --no-sets \
