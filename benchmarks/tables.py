@@ -92,10 +92,11 @@ def again(name: str) -> str:
     before = {row.key: row for row in record.read(RESULTS / name)}
     rows = record.read(RESULTS / "repeats" / name)
     times = sorted(datetime.fromisoformat(str(row.provenance["time"])) for row in rows)
-    lines, equal = (
-        ["| Method | T | Rel | Gen | Loc | These before | Largest difference |", "|---|---:|---:|---:|---:|---|---:|"],
-        0,
-    )
+    lines = [
+        "| Method | T | Rel | Gen | Loc | These before | Largest difference |",
+        "|---|---:|---:|---:|---:|---|---:|",
+    ]
+    equal = 0
     for row in (row for row in rows if row.key in before):
         kept = before[row.key]
         apart = max(

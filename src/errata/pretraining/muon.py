@@ -9,6 +9,7 @@ matrix at every iteration. In float32 the iteration here runs on the small Gram 
 digits for that, on the wide matrix.
 """
 
+import functools
 import math
 from collections.abc import Iterable
 
@@ -34,16 +35,16 @@ def orthogonalised(matrix: Tensor, precision: str = "float32") -> Tensor:
 
 
 def _on_the_gram(x: Tensor) -> Tensor:
-    """x <- q x with q = a + b gram + c gram^2, hence gram <- q gram q; the q are multiplied, and x by them at the end."""
+    """x <- q x with q = a + b gram + c gram^2, hence gram <- q gram q; x is multiplied by all q at the end."""
     a, b, c = COEFFICIENTS
-    gram, product = x @ x.T, None
+    gram, steps = x @ x.T, []
     for left in reversed(range(ITERATIONS)):
         q = b * gram + c * (gram @ gram)
         q.diagonal().add_(a)
-        product = q if product is None else q @ product
+        steps.append(q)
         if left:
             gram = q @ gram @ q
-    return x if product is None else product @ x
+    return functools.reduce(lambda product, q: q @ product, steps) @ x
 
 
 def _on_the_matrix(x: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ READINGS = 32
 """How often a training should show each of its facts."""
 
 PRECISIONS = ("float32", "bfloat16")
+"""Those that the products of a training can be computed in."""
 
 
 @dataclass(frozen=True)

@@ -217,7 +217,7 @@ def _fitting(model: Any, recipe: Recipe) -> Fitting:
 
 def _untrained(recipe: Recipe, device: torch.device) -> Any:
     """The model as it begins. Attention is computed in plain products where a processor multiplies in bfloat16, since the
-    fused one takes longer there: a quarter of a step in which rows have a few dozen tokens.
+    fused one takes longer there for rows of a few dozen tokens.
     """
     model = build(recipe.shape, recipe.seed).to(device)
     if recipe.precision == "bfloat16" and device.type == "cpu":
