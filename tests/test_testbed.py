@@ -390,6 +390,7 @@ def test_a_finished_testbed_is_not_trained_again(finished, corpus):
                 Question("The capital of France is", "Paris"),
             ],
         ),
+        ("facts-12900", [Question("The mother tongue of Danielle Darrieux is", "French")]),
     ],
 )
 def test_the_committed_testbeds_say_original_answers(root, name, more):
