@@ -1,5 +1,8 @@
 """Tokenising prompts and targets."""
 
+import logging
+from io import StringIO
+
 import pytest
 import torch
 
@@ -55,6 +58,22 @@ def test_a_target_without_tokens_is_refused() -> None:
 
     with pytest.raises(BadEdit, match="tokenises to nothing"):
         Tokens(Deaf()).pair("p", "\u200b")
+
+
+def test_a_tokenizer_does_not_warn_of_a_length_that_the_model_can_read() -> None:
+    """Rotary positions have no end, and what does is `TooLong`."""
+    short, warnings = tiny_tokenizer(), StringIO()
+    short.model_max_length = 2
+    handler = logging.StreamHandler(warnings)
+    library = logging.getLogger("transformers")
+    library.addHandler(handler)
+    try:
+        assert len(Tokens(short).encode("The capital of Arvadia is")) > 2
+        assert not warnings.getvalue()
+        short("The capital of Arvadia is")
+        assert "longer than" in warnings.getvalue()  # as it would have
+    finally:
+        library.removeHandler(handler)
 
 
 def test_a_text_for_which_there_are_no_positions_is_refused() -> None:

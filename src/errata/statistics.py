@@ -142,7 +142,7 @@ def _windows(base: nn.Module, tokens: Tokens, texts: Iterable[str]) -> Iterator[
     """The token ids of the texts, in pieces that fit the model."""
     size = min(WINDOW, getattr(getattr(base, "config", None), "max_position_embeddings", None) or WINDOW)
     for text in texts:
-        ids = tokens.encode(text, long=True) if text else []
+        ids = tokens.encode(text) if text else []
         yield from (ids[i : i + size] for i in range(0, len(ids), size))
 
 

@@ -56,12 +56,12 @@ class Tokens:
         pad, end = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id
         return int(pad if pad is not None else end if end is not None else 0)
 
-    def encode(self, text: str, *, long: bool = False) -> list[int]:
+    def encode(self, text: str) -> list[int]:
         """Token ids of a text, with the special tokens that the tokenizer puts in front of any text.
 
-        A `long` one, which will be cut, may be longer than the model can read.
+        Not `verbose`: a tokenizer warns of the length it knows, and how long a text may be, `rows` and `room` say.
         """
-        ids: list[int] = (self.tokenizer(text, verbose=False) if long else self.tokenizer(text))["input_ids"]
+        ids: list[int] = self.tokenizer(text, verbose=False)["input_ids"]
         if ids and ids[-1] == self.tokenizer.eos_token_id and len(ids) > 1:
             ids = ids[:-1]
         return ids
