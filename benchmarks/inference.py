@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 from cases import add_cases, cases_of
+from floor import wait
 from shapes import Shape, add_shape, shape_of, shaped
 
 from errata import EditedModel, methods
@@ -44,6 +45,7 @@ class Added:
 
     def __init__(self, model: EditedModel) -> None:
         self.seconds = 0.0
+        self._clocked: list[tuple[Any, str]] = []
         for module in model.base.modules():
             if isinstance(module, Edited):
                 self._count(module, "forward", 1)
@@ -61,6 +63,12 @@ class Added:
             return found
 
         setattr(owner, name, clocked)
+        self._clocked.append((owner, name))
+
+    def stop(self) -> None:
+        """Count no longer."""
+        for owner, name in self._clocked:
+            delattr(owner, name)
 
     def shared(self, start: float) -> float:
         """Seconds that were added since `start`, over all the others; the next ones are counted anew."""
@@ -75,15 +83,19 @@ def seconds(
     """Seconds of one prefill and, a token, of decoding; and what is added in each."""
     ids, attention = model.tokens.prompts(prompts, device=model.device)
     with model.lifted() if lifted else nullcontext():
+        wait(model.device)
         added.seconds, start = 0.0, time.perf_counter()
         found = model.base(input_ids=ids, attention_mask=attention, use_cache=True)
+        wait(model.device)
         prefill, prefill_added = time.perf_counter() - start, added.shared(start)
         cache, token = found.past_key_values, found.logits[:, -1:].argmax(-1)
+        wait(model.device)
         start = time.perf_counter()
         for _ in range(NEW):
             attention = torch.cat([attention, torch.ones_like(token)], dim=1)
             found = model.base(input_ids=token, attention_mask=attention, past_key_values=cache, use_cache=True)
             cache, token = found.past_key_values, found.logits[:, -1:].argmax(-1)
+        wait(model.device)
         return prefill, (time.perf_counter() - start) / NEW, prefill_added, added.shared(start)
 
 

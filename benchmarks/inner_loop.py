@@ -13,16 +13,14 @@ import json
 import statistics
 import sys
 import time
-from collections import Counter
-from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from typing import Any
 
 import torch
 from cases import add_cases, cases_of
+from floor import Products, ceilings
 from shapes import Shape, add_shape, shape_of, shaped
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import errata.model
@@ -56,51 +54,6 @@ class Plain(Suffix):
             return logits.flatten(0, 1)[self._wanted]
 
 
-def ceiling() -> float:
-    """Floating-point operations a second in large matrix products, the best of several."""
-    a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
-    best = 0.0
-    for _ in range(10):
-        start = time.perf_counter()
-        a @ b
-        best = max(best, 2 * 1024**3 / (time.perf_counter() - start))
-    return best
-
-
-PRODUCTS = {"aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"}
-
-
-class Products(TorchDispatchMode):
-    """Counts matrix products by their operands' shapes and strides."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: Counter[tuple[Any, ...]] = Counter()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-        """Runs the operation as it is."""
-        if func._schema.name in PRODUCTS:
-            a, b = args[-2:]
-            self.seen[tuple(a.shape), a.stride(), tuple(b.shape), b.stride()] += 1
-        return func(*args, **(kwargs or {}))
-
-    def seconds(self) -> float:
-        """Of all that were seen, each as fast as it was in a few runs by itself."""
-        return sum(count * alone(*operands) for operands, count in self.seen.items())
-
-
-def alone(shape: Sequence[int], stride: Sequence[int], other: Sequence[int], other_stride: Sequence[int]) -> float:
-    """Seconds of one product of operands that are laid out so, the best of several."""
-    a = torch.empty_strided(shape, stride).normal_()
-    b = torch.empty_strided(other, other_stride).normal_()
-    best = float("inf")
-    for _ in range(5):
-        start = time.perf_counter()
-        a @ b
-        best = min(best, time.perf_counter() - start)
-    return best
-
-
 def made(
     name: str, options: dict[str, Any], count: int, shape: Shape, *, plain: bool, counting: bool = False
 ) -> tuple[list[float], list[Trace], list[int], list[float]]:
@@ -127,7 +80,7 @@ def made(
                 model.edit(one)
             seconds.append(time.perf_counter() - start)
         operations.append(counter.get_total_flops() if counter is not None else 0)
-        bare.append(products.seconds())
+        bare.append(products.seconds(model.device))
     return seconds[1:], traces[1:], operations[1:], bare[1:]
 
 
@@ -140,7 +93,7 @@ def main() -> None:
     told = parser.parse_args()
     shape, cases = shape_of(parser, told), cases_of(parser, told, CASES)
     torch.set_num_threads(1)
-    speed = ceiling()
+    speed = ceilings(torch.device("cpu")).operations[torch.float32]
     rows = []
     for case in cases:
         name, options = CASES[case]

@@ -34,6 +34,18 @@ def test_what_is_added_is_a_small_part_of_a_call(root):
     assert all(0 < share < 1 for row in rows for share in row["inside"].values())
 
 
+def test_a_large_model_is_timed_against_its_floor(root):
+    shape = ("--width", "64", "--ff", "128", "--layers", "2", "--vocabulary", "4096")
+    told = ("--device", "cpu", "--dtype", "float32", "--edits", "1", "--repeats", "1")
+    found = run(root, "large.py", *shape, *told, "--cases", "ft_l", "--used", "memoir")
+    (row,) = found["edits"]
+    assert row["counted_steps"] == row["steps"][0] > 0
+    assert row["seconds_per_edit"] > row["floor_s"] > 0
+    assert [(use["prompts"], use["batch"]) for use in found["use"]] == [
+        (p, b) for p in ("edited", "other") for b in (1, 16)
+    ]
+
+
 def test_batches_are_labelled_with_their_size(root):
     rows = run(root, "throughput.py", "--methods", "grace", "--edits", "3", "--sizes", "1,3")["rows"]
     assert [(row["batch_size"], row["edits"], row["failed"]) for row in rows] == [(1, 3, 0), (3, 3, 0)]

@@ -1,10 +1,12 @@
 """TopHash masks, packed bits and overlaps (methods.md, section 1)."""
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from errata.masks import overlaps, pack, top_hash, unpack
+from errata import masks as module
+from errata.masks import overlaps, overlaps_elsewhere, pack, top_hash, unpack
 
 
 @settings(max_examples=50, deadline=None)
@@ -19,6 +21,17 @@ def test_overlap_counts_shared_features() -> None:
     masks = torch.rand(5, 100, generator=torch.Generator().manual_seed(0)) < 0.3
     found = overlaps(pack(masks[:2]), pack(masks))
     assert torch.equal(found, (masks[:2, None] & masks[None]).sum(-1).int())
+
+
+@settings(max_examples=50, deadline=None)
+@given(width=st.integers(1, 300), edits=st.integers(0, 40), share=st.floats(0, 1), seed=st.integers(0, 1000))
+def test_overlaps_are_the_same_without_numpy(width: int, edits: int, share: float, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    masks = pack(torch.rand(edits + 2, width, generator=generator) < share)
+    asked, stored = masks[:2], masks[2:]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "AT_ONCE_ELSEWHERE", 100)
+        assert torch.equal(overlaps_elsewhere(asked, stored), overlaps(asked, stored))
 
 
 def test_a_mask_holds_the_images_of_the_largest_entries() -> None:

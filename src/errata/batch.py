@@ -6,6 +6,7 @@ has reached its loss is left out when the run is packed anew, which happens when
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -38,15 +39,19 @@ class Part:
         """What belongs to each edit, of (rows, ...)."""
         return values.split(self.counts)
 
+    @cached_property
+    def _labels(self) -> list[tuple[int, Tensor, Tensor]]:
+        """Of each edit how many labels it has, its labels, and which of its rows each of them belongs to."""
+        sizes = [int(target.sum()) for target in self.each(self.rows.target)]
+        labels, row = self.rows.labels.split(sizes), self.rows.row_of_label.split(sizes)
+        starts = [sum(self.counts[:i]) for i in range(len(self.counts))]
+        return [(size, own, of - start) for size, own, of, start in zip(sizes, labels, row, starts, strict=True)]
+
     def targets(self, logits: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Of each edit its logits, its labels, and which of its rows each label belongs to."""
-        row = self.rows.row_of_label
-        sizes = [int(target.sum()) for target in self.each(self.rows.target)]
-        starts = [sum(self.counts[:i]) for i in range(len(self.counts))]
-        for mine, labels, own, start in zip(
-            logits.split(sizes), self.rows.labels.split(sizes), row.split(sizes), starts, strict=True
-        ):
-            yield mine, labels, own - start
+        sizes = [size for size, _, _ in self._labels]
+        for mine, (_, labels, row) in zip(logits.split(sizes), self._labels, strict=True):
+            yield mine, labels, row
 
     def losses(self, logits: Tensor, objective: Objective, edits: Sequence[int]) -> Tensor:
         """The loss of some of the edits: (wanted, vocabulary) -> (edits,)."""

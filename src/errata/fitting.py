@@ -1,12 +1,17 @@
-"""fit, fit_each: the one inner optimisation loop of every editor that learns by gradient."""
+"""fit, fit_each: the one inner optimisation loop of every editor that learns by gradient.
+
+Where steps are recorded (`errata.captured`), what a method hands over, its loss above all, must do the same at every step
+and ask for no value of a tensor. `tests/test_captured.py` holds every method to that.
+"""
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from errata.captured import recorded_on, repeated
 from errata.errors import EditFailed
 from errata.room import is_full
 
@@ -37,12 +42,14 @@ class Adalayer(torch.optim.Optimizer):
                 grad = parameter.grad + group["weight_decay"] * parameter
                 state = self.state[parameter]
                 if not state:
-                    state |= {"steps": 0, "m": torch.zeros_like(parameter), "v": parameter.new_zeros(())}
+                    state |= {"m": torch.zeros_like(parameter), "v": parameter.new_zeros(())}
+                    state["steps"] = torch.zeros((), dtype=torch.float64, device=parameter.device)
                 state["steps"] += 1
                 state["m"].lerp_(grad, 1 - first)
                 state["v"].lerp_(grad.square().mean(), 1 - second)
-                length = (state["v"] / (1 - second ** state["steps"])).sqrt() + group["eps"]
-                parameter.sub_(lr * state["m"] / (1 - first ** state["steps"]) / length)
+                in_m, in_v = ((1 - rate ** state["steps"]).to(grad) for rate in (first, second))
+                length = (state["v"] / in_v).sqrt() + group["eps"]
+                parameter.sub_(lr * state["m"] / in_m / length)
 
 
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
@@ -130,14 +137,17 @@ def fit_each(
     `losses` is given the numbers of the problems that still move, (moving,) losses in that order are wanted. A problem that
     has stopped never moves again.
     """
-    optims = [OPTIMIZERS[optimizer](list(p), lr=lr, weight_decay=weight_decay) for p in problems]  # type: ignore[call-arg]
+    recorded = len(problems) == 1 and (stop is None or stop.over == 1) and recorded_on(problems[0][0])
+    optims = [_optimizer(optimizer, own, lr, weight_decay, recorded) for own in problems]
+    if recorded:
+        own, alone = problems[0], {"clip": clip, "stop": stop, "gradient": gradient, "after": after}
+        return [fit_alone(own, lambda: losses([0])[0], steps, optims[0], **alone)]  # type: ignore[arg-type]
     found: list[list[float]] = [[] for _ in problems]
     moving = list(range(len(problems)))
     for step in range(steps + 1):
         values = losses(moving)
         for i, value in zip(moving, values.tolist(), strict=True):
-            if not math.isfinite(value):
-                raise EditFailed(f"the loss became {value} at step {step}; try a smaller learning rate (lr={lr:g})")
+            _check(value, step, lr)
             found[i].append(value)
         going = [n for n, i in enumerate(moving) if stop is None or not stop.reached(found[i])]
         if step == steps or not going:
@@ -161,3 +171,68 @@ def fit_each(
             with torch.no_grad():
                 after()
     return [Trace(tuple(each)) for each in found]
+
+
+def fit_alone(
+    parameters: Sequence[Tensor],
+    loss: Callable[[], Tensor],
+    steps: int,
+    optimizer: torch.optim.Optimizer,
+    *,
+    clip: float | None = None,
+    stop: Stop | None = None,
+    gradient: Callable[[], None] | None = None,
+    after: Callable[[], None] | None = None,
+) -> Trace:
+    """`fit` with an optimizer of these parameters, all of whose decisions are taken where they are, and none by the host.
+
+    The same steps to the same end; one that is taken beyond it moves nothing. `stop` is about the last loss alone.
+    """
+    device = parameters[0].device
+    losses = torch.full((steps + 1,), math.nan, device=device)
+    last = torch.full((), math.inf, device=device)
+    at = torch.zeros((), dtype=torch.long, device=device)
+    over = torch.zeros((), dtype=torch.bool, device=device)
+
+    def step() -> None:
+        value = loss()
+        with torch.no_grad():
+            now = value.detach().to(losses)
+            losses.index_copy_(0, at[None], now[None])
+            over.logical_or_((at >= steps) | ~now.isfinite())
+            if stop is not None:
+                over.logical_or_((now <= stop.loss) & ((now - last).abs() <= stop.change))
+            last.copy_(now)
+            before = [parameter.clone() for parameter in parameters]
+        for parameter, grad in zip(parameters, torch.autograd.grad(value, parameters), strict=True):
+            parameter.grad = grad
+        if gradient is not None:
+            gradient()
+        if clip is not None:
+            torch.nn.utils.clip_grad_norm_(list(parameters), clip)
+        optimizer.step()
+        with torch.no_grad():
+            if after is not None:
+                after()
+            for parameter, held in zip(parameters, before, strict=True):
+                parameter.copy_(torch.where(over, held, parameter))
+            at.add_(~over)
+
+    repeated(step, over, steps + 1)
+    found = losses[: int(at) + 1].tolist()
+    _check(found[-1], len(found) - 1, optimizer.param_groups[0]["lr"])
+    return Trace(tuple(found))
+
+
+def _optimizer(
+    name: str, parameters: Sequence[Tensor], lr: float, weight_decay: float, recorded: bool
+) -> torch.optim.Optimizer:
+    """An optimizer of this name; one whose steps are recorded counts them on the device."""
+    options: dict[str, Any] = {"capturable": True} if recorded and name == "adam" else {}
+    return OPTIMIZERS[name](list(parameters), lr=lr, weight_decay=weight_decay, **options)  # type: ignore[call-arg]
+
+
+def _check(loss: float, step: int, lr: float) -> None:
+    """Raise `EditFailed` for a loss that is not finite."""
+    if not math.isfinite(loss):
+        raise EditFailed(f"the loss became {loss} at step {step}; try a smaller learning rate (lr={lr:g})")

@@ -9,7 +9,9 @@ from errata.mask_index import MaskIndex
 from errata.routing import NEAR
 
 AT_ONCE = 1 << 20
-"""Bytes of stored masks that are compared at once."""
+"""Bytes of stored masks that are compared at once on the CPU ..."""
+AT_ONCE_ELSEWHERE = 1 << 25
+"""... and on a GPU, where less would be over before the next is started."""
 _POPCOUNT = torch.tensor([byte.bit_count() for byte in range(256)], dtype=torch.uint8)
 
 
@@ -39,8 +41,8 @@ def unpack(bits: Tensor, width: int) -> Tensor:
 def overlaps(mask: Tensor, stored: Tensor) -> Tensor:
     """How many features each query shares with each stored mask.
 
-    Packed (batch, bytes) and (edits, bytes) -> (batch, edits) int32. Rows are taken one after another, and stored masks a
-    megabyte at a time, so that the work space stays small.
+    Packed (batch, bytes) and (edits, bytes) -> (batch, edits) int32. Rows are taken one after another, and stored masks
+    some at a time, so that the work space stays small.
     """
     if stored.device.type == "cpu" and not torch.compiler.is_compiling():
         few = max(1, AT_ONCE // max(1, stored.shape[1]))
@@ -48,8 +50,30 @@ def overlaps(mask: Tensor, stored: Tensor) -> Tensor:
         rows = [words(row[None].numpy()) for row in mask]
         counts = [[np.bitwise_count(row & part).sum(-1, dtype=np.int32) for part in parts] for row in rows]
         return torch.from_numpy(np.stack([np.concatenate(count) for count in counts]))
-    table = _POPCOUNT.to(stored.device)
-    return torch.stack([table[(row & stored).int()].sum(-1, dtype=torch.int32) for row in mask])
+    return overlaps_elsewhere(mask, stored)
+
+
+def overlaps_elsewhere(mask: Tensor, stored: Tensor) -> Tensor:
+    """The same of tensors that NumPy does not reach, as on a GPU."""
+    few = max(1, AT_ONCE_ELSEWHERE // max(1, stored.shape[1]))
+    parts = [_in_words(part) for part in stored.split(few)]
+    return torch.stack([torch.cat([_ones(row & part) for part in parts]) for row in _in_words(mask)])
+
+
+def _ones(bits: Tensor) -> Tensor:
+    """How many bits are set in each row: (..., words) int32 -> (...) int32.
+
+    Added up in pairs, fours and bytes of every word at once (Warren, Hacker's Delight, 5-1): torch has no popcount.
+    """
+    x = bits - ((bits >> 1) & 0x55555555)
+    x = (x & 0x33333333) + ((x >> 2) & 0x33333333)
+    x = (x + (x >> 4)) & 0x0F0F0F0F
+    return ((x * 0x01010101) >> 24).sum(-1, dtype=torch.int32)
+
+
+def _in_words(packed: Tensor) -> Tensor:
+    """(..., bytes) uint8 as (..., words) int32, filled up with zeros."""
+    return torch.nn.functional.pad(packed, (0, -packed.shape[-1] % 4)).contiguous().view(torch.int32)
 
 
 def shared(mask: Tensor, other: Tensor) -> Tensor:

@@ -5,7 +5,8 @@ of the operators reads the pretrained weight. The definitions are those of Merge
 TIES is Yadav et al. 2023 (arXiv 2306.01708), DARE is Yu et al. 2024 (arXiv 2311.03099).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +16,35 @@ DENSITY = 0.53
 """Share of the entries that Ties keeps, and Dare on average [WISE, released]."""
 PARALLEL = 0.9995
 """|cos| between two shifts above which slerp is the straight line between them."""
+
+
+class Merging(NamedTuple):
+    """How the shards of a stream are merged."""
+
+    operator: str
+    density: float
+    drops: Callable[[int], torch.Generator]
+    """The random numbers (CPU) by which Dare drops entries in a round."""
+
+    def merge(self, taus: Sequence[Tensor], weights: Sequence[float], round_: int) -> Tensor:
+        """The shift of a round, -1 of none, out of several."""
+        return merge(self.operator, taus, weights, density=self.density, generator=self.drops(round_))
+
+    def at(self, taus: Sequence[Tensor], weights: Sequence[float], where: Tensor) -> Callable[[Tensor], Tensor] | None:
+        """The merged entries at the places `where`, as a function of those of the last shift: (entries,) -> (entries,).
+
+        The last shift is 0 elsewhere; the others are looked at once. None where an entry depends on more than the same
+        entries of all shifts, which Dare's and Slerp's do.
+        """
+        *others, last = taus
+        if not others:
+            return lambda values: values
+        if self.operator not in ("linear", "ties", "sign"):
+            return None
+        trimmed = self.operator == "ties"
+        keep, whole = int(self.density * last.numel()), linear if self.operator == "linear" else sign
+        fixed = [(trim(tau, self.density) if trimmed else tau).flatten()[where] for tau in others]
+        return lambda values: whole([*fixed, _largest(values, keep) if trimmed else values], weights)
 
 
 def merge(
@@ -66,7 +96,11 @@ def slerp(taus: Sequence[Tensor], weights: Sequence[float] | None = None) -> Ten
 
 def trim(tau: Tensor, density: float) -> Tensor:
     """Keep the int(density * numel) entries of largest magnitude, zero the rest."""
-    keep = int(density * tau.numel())
+    return _largest(tau, int(density * tau.numel()))
+
+
+def _largest(tau: Tensor, keep: int) -> Tensor:
+    """Keep so many entries of largest magnitude, zero the rest."""
     if keep >= tau.numel() or int(tau.count_nonzero()) <= keep:
         return tau
     kept = torch.zeros(tau.numel(), dtype=torch.bool, device=tau.device)

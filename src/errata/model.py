@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from errata import methods
+from errata.captured import recording
 from errata.chat import ChatTokens
 from errata.edit import Edit, Probe
 from errata.editor import Editor, Receipt
@@ -73,18 +74,20 @@ class EditedModel:
         seed: int = 0,
         base_name: str | None = None,
         chat: bool = False,
+        recorded: bool = False,
     ) -> None:
         """Wrap `base`; nothing is installed until the method needs it.
 
         `irrelevant` are prompts that stand for what edits must leave alone (built-in ones by default); `expected` is the
         length of the stream, for methods that plan by it; `base_name` is how the base is found again when the edits are
         loaded elsewhere (its own name or path by default). With `chat`, prompts are the user's turns of the tokenizer's
-        chat template, in edits as in questions.
+        chat template, in edits as in questions. `recorded`, on a GPU: the steps of an edit are recorded once and replayed
+        (`errata.captured`).
         """
         self.base = base
         self.base_name = base_name or str(getattr(getattr(base, "config", None), "_name_or_path", ""))
         self.tokens = (ChatTokens if chat else Tokens)(tokenizer, positions(base))
-        self.chat = chat
+        self.chat, self.recorded = chat, recorded
         self.routing = Routing(self._request)
         self.sampling = Sampling(irrelevant, prefixes, seed)
         self.expected = expected
@@ -335,7 +338,7 @@ class EditedModel:
             half = next(self.base.parameters()).dtype.itemsize <= 2
             return smaller_edit(editor.options(), len(edits), half=half)
 
-        with room_for("this edit", smaller):
+        with room_for("this edit", smaller), recording(self.recorded):
             return editor.name, editor.edit(self, edits)
 
     @contextmanager

@@ -11,7 +11,7 @@ def target_nll(logits: Tensor, labels: Tensor, row: Tensor) -> Tensor:
     `logits` (wanted, vocabulary) at the positions before each target token, `labels` and `row` (wanted,).
     """
     nll = F.cross_entropy(logits.float(), labels, reduction="none")
-    counts = torch.bincount(row).to(nll.dtype)
+    counts = torch.zeros_like(nll).index_add_(0, row, torch.ones_like(nll))  # of no more rows than there are labels
     return (nll / counts[row]).sum() / (counts > 0).sum()
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from errata import sharding
 from errata.memory import Gated, add
+from errata.merging import Merging
 from errata.routing import Decision, decide
 from errata.sites import Site
 from errata.states import States
@@ -45,19 +46,13 @@ class SideMemory(Gated):
         *,
         over: str,
         masks: Callable[[int, int], Tensor],
-        merge_shards: Callable[[Sequence[Tensor], Sequence[float] | None, int], Tensor],
+        merging: Merging,
         apart: bool,
         nonlinearity: Callable[[Tensor], Tensor] | None,
     ) -> None:
         """`masks` gives M_i of (round, shard); `apart` keeps rounds apart; `nonlinearity` is for the released distance."""
         super().__init__(site)
-        self.over, self._mask, self._merge, self.apart, self.nonlinearity = (
-            over,
-            masks,
-            merge_shards,
-            apart,
-            nonlinearity,
-        )
+        self.over, self._mask, self.merging, self.apart, self.nonlinearity = over, masks, merging, apart, nonlinearity
         shape = (site.out_features, site.in_features)
         none = torch.zeros(0, device=device)
         count = torch.zeros((), dtype=torch.long, device=device)
@@ -98,10 +93,33 @@ class SideMemory(Gated):
 
     def merged(self, shards: Sequence[Tensor]) -> Tensor:
         """Eq. 8, Ties: the shards of this round, and what earlier rounds have settled unless they are kept apart."""
+        return self.merging.merge(*self._weighted(shards), int(self.rounds))
+
+    def writing(self, where: Tensor, *, joint: bool) -> Callable[[Tensor], Tensor]:
+        """The shift in training (model, ff), as a function of the last shard's values (entries,) at its places `where`.
+
+        That of the shard by itself; or, `joint`, of the merge, with the gradient of a sum, for at 0, where a shard begins,
+        the merge is flat.
+        """
+        *before, shard = self.open_shards()
+        none = torch.zeros_like(shard)
+        at = self.merging.at(*self._weighted([*before, shard]), where) if joint else lambda theta: theta
+        base = self.merged([*before, none]) if joint and at is not None else none
+
+        def shift(theta: Tensor) -> Tensor:
+            if at is not None:
+                values = at(theta.detach()) + (theta - theta.detach())
+                return base.flatten().index_copy(0, where, values).view_as(base)
+            tau = sharding.placed(theta, where, shard.shape)
+            return self.merged([*before, tau.detach()]) + (tau - tau.detach())
+
+        return shift
+
+    def _weighted(self, shards: Sequence[Tensor]) -> tuple[list[Tensor], list[float]]:
+        """What is merged with these shards of this round, they themselves last, and the weight of each."""
         settled = [] if self.apart else list(self.closed)
         share = 1 - SETTLED_WEIGHT if settled else 1.0
-        weights = [SETTLED_WEIGHT] * len(settled) + [share / len(shards)] * len(shards)
-        return self._merge([*settled, *shards], weights, int(self.rounds))
+        return [*settled, *shards], [SETTLED_WEIGHT] * len(settled) + [share / len(shards)] * len(shards)
 
     def make_room(self, size: int, k: int, most: int | None) -> None:
         """A shard with room for an edit: after `size` edits the next one, after k shards the next round.
@@ -125,7 +143,7 @@ class SideMemory(Gated):
         if self.apart and most is not None and len(self.shifts) >= most:
             counts = torch.bincount(self.homes, minlength=len(self.shifts)).tolist()
             into, gone = sorted(sorted(range(len(counts)), key=lambda j: counts[j])[:2])
-            both = self._merge([self.shifts[into], self.shifts[gone]], [counts[into], counts[gone]], -1)
+            both = self.merging.merge([self.shifts[into], self.shifts[gone]], [counts[into], counts[gone]], -1)
             kept = [j for j in range(len(counts)) if j != gone]
             new["closed"] = torch.stack([both if j == into else self.shifts[j] for j in kept])
             for name, each in (("homes", self.homes), ("scopes", self.scopes)):

@@ -25,12 +25,18 @@ class States(NamedTuple):
 
     def mean(self, values: Tensor) -> Tensor:
         """Mean over the tokens of each prompt: (tokens,) -> (prompts,)."""
-        tokens = torch.bincount(self.row, minlength=self.prompts).clamp(min=1)
+        tokens = self._tokens().clamp(min=1)
         return torch.zeros(self.prompts, device=values.device).index_add(0, self.row, values) / tokens
 
     def last(self, values: Tensor) -> Tensor:
         """The last token of each prompt: (tokens,) -> (prompts,)."""
-        return values[torch.bincount(self.row, minlength=self.prompts).cumsum(0) - 1]
+        return values[self._tokens().cumsum(0) - 1]
+
+    def _tokens(self) -> Tensor:
+        """How many each prompt has: (prompts,) long. Without asking for the largest row, as `bincount` does."""
+        return torch.zeros(self.prompts, dtype=torch.long, device=self.row.device).index_add(
+            0, self.row, torch.ones_like(self.row)
+        )
 
     def largest(self, values: Tensor) -> Tensor:
         """The largest over the tokens of each prompt: (tokens,) -> (prompts,)."""

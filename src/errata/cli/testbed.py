@@ -50,6 +50,9 @@ def train(
         Literal["float32", "bfloat16"] | None,
         typer.Option(help="Of the products; by default bfloat16 where the device multiplies in it by itself."),
     ] = None,
+    tokens: Annotated[
+        int | None, typer.Option(help="Of facts in a step, 1,280 by default; on a GPU many more take no longer.")
+    ] = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
@@ -68,7 +71,7 @@ def train(
 
     if minutes is None and steps is None:
         minutes = 30.0
-    budget = Budget(number(parameters), minutes, steps, facts, seed, threads, precision)
+    budget = Budget(number(parameters), minutes, steps, facts, seed, threads, precision, tokens)
     with meter(0, "training") as bar:
 
         def progress(step: "Step") -> None:

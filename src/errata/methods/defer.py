@@ -111,6 +111,7 @@ class Defer(Editor):
         assert isinstance(memory, Deferral)
         rows = model.rows([(edit.prompt, edit.target) for edit in edits])
         suffix = model.suffix(memory, rows)
+        labels, row = rows.labels, rows.row_of_label
         with model.routing.reading(rows.prompt):
             q = memory.query(suffix.a)
         w, b, V, c = (tensor.clone().requires_grad_() for tensor in (memory.w, memory.b, memory.V, memory.c))
@@ -122,7 +123,7 @@ class Defer(Editor):
             return add(y, g * (o - y.to(o.dtype)))
 
         def loss() -> Tensor:
-            return target_nll(suffix.logits(mixed), rows.labels, rows.row_of_label)
+            return target_nll(suffix.logits(mixed), labels, row)
 
         lr = self.lr / memory.site.in_features if self.scaled else self.lr
         stop = None if self.loss is None else Stop(self.loss)

@@ -89,13 +89,13 @@ class FTEWC(Editor):
         fisher, kept = self._fisher(model, memory, len(model.history) - len(edits))
         rows = model.rows([(edit.prompt, edit.target) for edit in edits])
         suffix = model.suffix(memory, rows)
-        a = suffix.a.to(memory.shift.dtype)
+        a, labels, row = suffix.a.to(memory.shift.dtype), rows.labels, rows.row_of_label
         old = memory.shift
         shift = old.clone().requires_grad_()
 
         def loss() -> Tensor:
             logits = suffix.logits(lambda _, y: add(y, F.linear(a, shift)))
-            return target_nll(logits, rows.labels, rows.row_of_label) + self.penalty * consolidation(shift, old, fisher)
+            return target_nll(logits, labels, row) + self.penalty * consolidation(shift, old, fisher)
 
         unit = model.entry(memory) if self.scaled else 1.0
         trace = fit([shift], loss, steps=self.steps, lr=self.lr * unit, optimizer="adam", stop=Stop(self.loss))

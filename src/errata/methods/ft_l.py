@@ -72,6 +72,7 @@ class FTL(Editor):
         assert isinstance(memory, Delta)
         rows = model.rows([(edit.prompt, edit.target) for edit in edits])
         labels, row = rows.labels, rows.row_of_label
+        first = torch.cat([row.new_ones(1, dtype=torch.bool), row[1:] != row[:-1]]).nonzero()[:, 0]
         suffix = model.suffix(memory, rows)
         a = suffix.a.to(memory.shift.dtype)
         unit = model.entry(memory) if self.scaled else 1.0
@@ -81,7 +82,6 @@ class FTL(Editor):
         def loss() -> Tensor:
             logits = suffix.logits(lambda _, y: add(y, F.linear(a, shift)))
             if self.objective == "prompt_last":
-                first = torch.cat([torch.tensor([True], device=row.device), row[1:] != row[:-1]])
                 logits = logits[first][row]
             return target_nll(logits, labels, row)
 

@@ -65,13 +65,13 @@ class FTM(Editor):
         assert isinstance(memory, Delta)
         rows = model.rows([(edit.prompt, edit.target) for edit in edits])
         suffix = model.suffix(memory, rows)
-        a = suffix.a.to(memory.shift.dtype)
+        a, labels, row = suffix.a.to(memory.shift.dtype), rows.labels, rows.row_of_label
         unit = model.entry(memory) if self.scaled else 1.0
         shift = memory.shift.clone().requires_grad_()
 
         def loss() -> Tensor:
             logits = suffix.logits(lambda _, y: add(y, F.linear(a, shift)))
-            return target_nll(logits, rows.labels, rows.row_of_label)
+            return target_nll(logits, labels, row)
 
         def box() -> None:
             if self.drift is not None:

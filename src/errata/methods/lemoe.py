@@ -204,12 +204,13 @@ class Lemoe(Editor):
         label = torch.cat([owners.new_full((len(pairs),), t), owners[settled]])
         before = anchors.scores(e)[:, :t]
         share = torch.bincount(label, minlength=t + 1).float()[label]  # so that every expert counts alike
+        present, labels, row = len(label.unique()), rows.labels, rows.row_of_label
 
         def loss() -> Tensor:
             logits = suffix.logits(lambda a, y: add(y, experts.expert(a, up, down)))
             routes = torch.cat([before, score(e, key[None], inner[None], outer[None])], dim=1)
-            wrong = (F.cross_entropy(routes, label, reduction="none") / share).sum() / len(label.unique())
-            return target_nll(logits, rows.labels, rows.row_of_label) + self.strength * wrong
+            wrong = (F.cross_entropy(routes, label, reduction="none") / share).sum() / present
+            return target_nll(logits, labels, row) + self.strength * wrong
 
         trace = fit(theta, loss, steps=self.steps, lr=self.lr, optimizer="adam", stop=Stop(self.loss))
         made = dict(zip(EXPERT, (part.detach() for part in theta), strict=True))

@@ -69,13 +69,11 @@ class LocFTBF(Editor):
         assert isinstance(memory, Delta)
         shift = memory.shift.clone().requires_grad_()
         batches = self._batches(model, memory, edits)
-        turns = cycle(batches)
+        turns = cycle([(suffix, suffix.a.to(shift.dtype), rows.labels, rows.row_of_label) for rows, suffix in batches])
 
         def loss() -> Tensor:
-            rows, suffix = next(turns)
-            a = suffix.a.to(shift.dtype)
-            logits = suffix.logits(lambda _, y: add(y, F.linear(a, shift)))
-            return target_nll(logits, rows.labels, rows.row_of_label)
+            suffix, a, labels, row = next(turns)
+            return target_nll(suffix.logits(lambda _, y: add(y, F.linear(a, shift))), labels, row)
 
         stop = Stop(self.loss, over=len(batches))
         steps = self.epochs * len(batches)

@@ -88,9 +88,11 @@ class Lora(Editor):
                 path: (layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight) for path, layer in layers.items()
             }
 
+            wanted, labels, row = rows.wanted.nonzero(as_tuple=True), rows.labels, rows.row_of_label
+
             def loss() -> Tensor:
                 logits = model.base(input_ids=rows.ids, attention_mask=rows.attention, use_cache=False).logits
-                return target_nll(logits[rows.wanted], rows.labels, rows.row_of_label)
+                return target_nll(logits[wanted], labels, row)
 
             learnt = [weight for pair in pairs.values() for weight in pair]
             trace = fit(learnt, loss, steps=self.steps, lr=self.lr, optimizer="adam", stop=Stop(self.loss))

@@ -115,11 +115,11 @@ class UltraEdit(Editor):
         suffix = model.suffix(memories[0], rows)
         shapes = [(*rows.ids.shape, memory.site.out_features) for memory in memories]
         offsets = [torch.zeros(shape, device=model.device, requires_grad=True) for shape in shapes]
-        count = len(rows.ids)
+        count, labels, row = len(rows.ids), rows.labels, rows.row_of_label
         with offset_outputs(memories, offsets) as inputs:
 
             def loss() -> Tensor:
-                return count * target_nll(suffix.logits(), rows.labels, rows.row_of_label)
+                return count * target_nll(suffix.logits(), labels, row)
 
             trace = fit(offsets, loss, steps=1, lr=1.0)
         found = [

@@ -28,7 +28,7 @@ from errata.editor import Editor
 from errata.fitting import Stop, Trace, fit
 from errata.forgetting import Looked, look
 from errata.memory import add
-from errata.merging import OPERATORS, merge
+from errata.merging import OPERATORS, Merging
 from errata.objective import hinge, target_nll
 from errata.side_memory import OVER, SideMemory, nonlinearity
 from errata.states import States, gather
@@ -159,12 +159,9 @@ class Wise(Editor):
         def masks(round_: int, shard: int) -> Tensor:
             return sharding.mask(shape, h.rho, seed + 1000 * round_, shard, disjoint=not h.anchors)
 
-        def merge_shards(taus: Sequence[Tensor], weights: Sequence[float] | None, round_: int) -> Tensor:
-            drops = model.sampling.generator("wise/dare", round_)
-            return merge(h.merge, taus, weights, density=h.density, generator=drops)
-
+        merging = Merging(h.merge, h.density, lambda round_: model.sampling.generator("wise/dare", round_))
         memory = SideMemory(
-            site, model.device, over=h.over, masks=masks, merge_shards=merge_shards,
+            site, model.device, over=h.over, masks=masks, merging=merging,
             apart=h.mode == "retrieve", nonlinearity=nonlinearity(model.base) if h.distance == "released" else None,
         )  # fmt: skip
         model.install(self.name, memory)
@@ -215,19 +212,16 @@ class Wise(Editor):
     ) -> tuple[Tensor, Trace]:
         """The new values of the last shard, at the entries of its mask. Eq. 7: nothing else has a gradient."""
         where = sharding.entries(memory.masks()[-1])
-        *before, shard = memory.open_shards()
-        theta = shard.flatten()[where].requires_grad_()
-        real = rows.attention.bool()
-        a = suffix.a[real].to(theta.dtype)  # (tokens, ff): padding is not multiplied
+        shift_of = memory.writing(where, joint=self.joint)
+        theta = memory.values[len(memory.values) - len(where) :].clone().requires_grad_()
+        places = rows.attention.nonzero(as_tuple=True)  # padding is not multiplied
+        a, labels, row = suffix.a[places].to(theta.dtype), rows.labels, rows.row_of_label
         unit = model.irrelevant_states(memory).output_norm if self.margins == "relative" else 1.0
 
         def loss() -> Tensor:
-            tau = sharding.placed(theta, where, shard.shape)
-            shift = tau
-            if self.joint:  # the merge is flat at 0, where a shard begins: its value, and the gradient of a sum
-                shift = memory.merged([*before, tau.detach()]) + (tau - tau.detach())
-            c = a.new_zeros(*real.shape, len(shard)).index_put((real,), F.linear(a, shift))
-            nll = target_nll(suffix.logits(lambda _, y: add(y, c)), rows.labels, rows.row_of_label)
+            shift = shift_of(theta)
+            c = a.new_zeros(*rows.ids.shape, len(shift)).index_put(places, F.linear(a, shift))
+            nll = target_nll(suffix.logits(lambda _, y: add(y, c)), labels, row)
             if not self.margin:
                 return nll
             with model.routing.reading(rows.prompt):

@@ -9,6 +9,9 @@ import torch
 
 from errata.tokens import Tokens
 
+AT_ONCE, AT_ONCE_ON_A_GPU = 128, 1024
+"""Questions that a model is asked at once."""
+
 
 @dataclass(frozen=True)
 class Question:
@@ -18,13 +21,14 @@ class Question:
     answer: str
 
 
-def recall(model: Any, tokenizer: Any, asked: Sequence[Question], batch_size: int = 128) -> float:
+def recall(model: Any, tokenizer: Any, asked: Sequence[Question], batch_size: int | None = None) -> float:
     """The share of questions whose whole answer the model generates greedily. The model is unchanged on return."""
     return sum(answered(model, tokenizer, asked, batch_size)) / len(asked)
 
 
-def answered(model: Any, tokenizer: Any, asked: Sequence[Question], batch_size: int = 128) -> list[bool]:
+def answered(model: Any, tokenizer: Any, asked: Sequence[Question], batch_size: int | None = None) -> list[bool]:
     """For each question, whether the model generates the whole answer greedily."""
+    batch_size = batch_size or (AT_ONCE_ON_A_GPU if model.device.type == "cuda" else AT_ONCE)
     tokens = Tokens(tokenizer)
     rows = [tokens.pair(question.prompt, question.answer) for question in asked]
     right = [False] * len(rows)

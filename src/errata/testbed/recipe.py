@@ -14,6 +14,11 @@ PARAMETERS_A_FACT = 1200
 READINGS = 32
 """How often a training should show each of its facts."""
 
+FACT_TOKENS = 1280
+"""Of facts in a step, padding included."""
+FACTS_TO_TEXT = 5
+"""Tokens of facts for each of natural text."""
+
 PRECISIONS = ("float32", "bfloat16")
 """Those that the products of a training can be computed in."""
 
@@ -31,6 +36,8 @@ class Budget:
     threads: int = 2
     precision: str | None = None
     """Of the products, one of `PRECISIONS`; the quickest of the device, where none is given."""
+    tokens: int | None = None
+    """Of facts, that a step reads; `FACT_TOKENS` where none is given. A GPU works off many more in the same time."""
 
     def __post_init__(self) -> None:
         if (self.minutes is None) == (self.steps is None):
@@ -39,7 +46,7 @@ class Budget:
             raise BadOption(f"--steps {self.steps} is too small a budget: at least {FEWEST_STEPS}")
         if self.minutes is not None and self.minutes <= 0:
             raise BadOption(f"--minutes {self.minutes:g} is too small a budget: more than 0")
-        for name in ("facts", "threads"):
+        for name in ("facts", "threads", "tokens"):
             if (given := getattr(self, name)) is not None and given < 1:
                 raise BadOption(f"--{name} {given}: at least 1")
         if self.precision not in {None, *PRECISIONS}:
@@ -61,9 +68,9 @@ class Recipe:
     """Of the products; weights, gradients and what the optimizers remember are float32."""
     unseen: float = 0.2
     """The share of facts of which one wording is never shown."""
-    fact_tokens: int = 1280
+    fact_tokens: int = FACT_TOKENS
     """Tokens of facts in a step, padding included ..."""
-    text_tokens: int = 256
+    text_tokens: int = FACT_TOKENS // FACTS_TO_TEXT
     """... and of natural text, in windows of `window`."""
     window: int = 128
     few: float = 0.1

@@ -30,7 +30,7 @@ from errata.testbed.checkpoint import State
 from errata.testbed.corpus import SHARES, Corpus
 from errata.testbed.evaluate import by_wording, perplexity, trained
 from errata.testbed.facts import chosen
-from errata.testbed.recipe import FEWEST_STEPS, Budget, Recipe, facts_that_fit, shape_of
+from errata.testbed.recipe import FACTS_TO_TEXT, FEWEST_STEPS, Budget, Recipe, facts_that_fit, shape_of
 from errata.testbed.stream import Stream, encoded, rows
 
 CHARACTERS_A_TOKEN = 5
@@ -177,6 +177,8 @@ def _recipe(budget: Budget, corpus: Corpus, tokenizer: Tokenizer, device: torch.
     sample = chosen(corpus.facts, SAMPLE, SHARES)
     precision = budget.precision or quickest(device)
     recipe = Recipe(shape, budget.steps or TIMED, len(sample), budget.seed, budget.threads, precision)
+    if budget.tokens is not None:
+        recipe = replace(recipe, fact_tokens=budget.tokens, text_tokens=budget.tokens // FACTS_TO_TEXT)
     if budget.minutes is not None:
         stream = Stream(sample, _text(corpus, recipe, tokenizer), tokenizer, recipe)
         seconds = _seconds_a_step(recipe, stream, device)
