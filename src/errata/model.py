@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -26,7 +27,7 @@ from errata.parallel import main_device
 from errata.room import room_for, smaller_edit
 from errata.routing import Routing
 from errata.sampling import Sampling, draw_prefixes
-from errata.sites import Site, find_sites, relative_layer, site_at
+from errata.sites import Layout, Site, layout, relative_layer
 from errata.states import States, gather
 from errata.suffix import Suffix
 from errata.tokens import Rows, Tokens, positions
@@ -134,7 +135,12 @@ class EditedModel:
     @property
     def sites(self) -> list[Site]:
         """Where this model can be edited."""
-        return find_sites(self.base)
+        return list(self.layout.sites)
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Where the base has its blocks and sites; looked up once."""
+        return layout(self.base)
 
     def nbytes(self) -> int:
         """Bytes of all that the edits have added."""
@@ -185,12 +191,12 @@ class EditedModel:
 
     def site(self, editor: Editor) -> Site:
         """Where an editor works: its own choice, the published layer of a published model, or the same relative depth."""
-        layers = len(find_sites(self.base))
         if editor.layer is not None:
-            return site_at(self.base, editor.layer)
+            return self.layout.at(editor.layer)
+        layers = len(self.layout.sites)
         kind = getattr(getattr(self.base, "config", None), "model_type", "")
         default = relative_layer(editor.depth, layers)
-        return site_at(self.base, editor.published_layers.get((kind, layers), default))
+        return self.layout.at(editor.published_layers.get((kind, layers), default))
 
     def install(self, name: str, memory: Memory) -> None:
         """Put a memory beside its site, after those that are there."""
@@ -234,7 +240,8 @@ class EditedModel:
         `wanted`, by default the positions that say the targets, and `touched` are as for `Suffix`.
         """
         wanted = rows.wanted if wanted is None else wanted
-        return Suffix(self.base, memory, self.routing, rows.ids, rows.attention, rows.prompt, wanted, touched)
+        texts = rows.ids, rows.attention, rows.prompt
+        return Suffix(self.base, self.layout, memory, self.routing, *texts, wanted, touched)
 
     def read(self, memory: Memory, prompts: Sequence[str], batch: int = 64) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """What a memory reads on prompts: in batches, a (batch, seq, ff), y (batch, seq, model), prompt (batch, seq).

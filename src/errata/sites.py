@@ -8,6 +8,7 @@ three-dimensional parameters has no such map; its site is then the whole mixture
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import nn
 from transformers import PretrainedConfig
@@ -41,23 +42,40 @@ class Site:
         return f"{self.path} ({self.in_features} -> {self.out_features})"
 
 
+class Layout(NamedTuple):
+    """Where a model has what: a walk through all its modules, and the same with memories beside them as without."""
+
+    blocks: str
+    """Path of the list of blocks."""
+    sites: tuple[Site, ...]
+    """The FFN output projection of every block, from the first to the last."""
+
+    def at(self, layer: int) -> Site:
+        """The site of one block. Raises `BadOption` when there is no such layer."""
+        if not 0 <= layer < len(self.sites):
+            raise BadOption(f"layer {layer} is out of range: the model has layers 0 to {len(self.sites) - 1}")
+        return self.sites[layer]
+
+
+def layout(model: nn.Module) -> Layout:
+    """The layout of a model. Raises `NoSite` as `find_sites` does."""
+    prefix, blocks = find_blocks(model)
+    width = residual_width(model)
+    return Layout(prefix, tuple(_site_in(block, f"{prefix}.{i}", i, width) for i, block in enumerate(blocks)))
+
+
 def find_sites(model: nn.Module) -> list[Site]:
     """The FFN output projection of every block, from the first to the last.
 
     Reads names and sizes only, so it works on `meta`, offloaded and quantised models alike.
     Raises `NoSite`, listing what was seen, when the structure is not understood.
     """
-    prefix, blocks = find_blocks(model)
-    width = residual_width(model)
-    return [_site_in(block, f"{prefix}.{i}", i, width) for i, block in enumerate(blocks)]
+    return list(layout(model).sites)
 
 
 def site_at(model: nn.Module, layer: int) -> Site:
     """The site of one block. Raises `BadOption` when there is no such layer."""
-    sites = find_sites(model)
-    if not 0 <= layer < len(sites):
-        raise BadOption(f"layer {layer} is out of range: the model has layers 0 to {len(sites) - 1}")
-    return sites[layer]
+    return layout(model).at(layer)
 
 
 def find_mixers(model: nn.Module) -> list[Site]:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from errata.associative import Associative, insert
 from errata.edit import Edit
 from errata.locate import Fact, LocateThenEdit
-from errata.sites import Site, find_blocks, find_sites, site_at
+from errata.sites import Site
 
 if TYPE_CHECKING:
     from errata.model import EditedModel
@@ -71,11 +71,11 @@ class SpreadEdit(LocateThenEdit, ABC):
     def run_of_sites(self, model: "EditedModel") -> list[Site]:
         """The sites that share an edit, in ascending order."""
         last = model.site(self).layer
-        blocks = len(find_sites(model.base))
+        blocks = len(model.sites)
         kind = getattr(getattr(model.base, "config", None), "model_type", "")
         usual = self.published_spread.get((kind, blocks), min(5, max(1, round(blocks * 5 / 32))))
         count = min(self.spread or usual, last + 1)
-        return [site_at(model.base, layer) for layer in range(last + 1 - count, last + 1)]
+        return [model.layout.at(layer) for layer in range(last + 1 - count, last + 1)]
 
     def memories(self, model: "EditedModel") -> list[Associative]:
         """This method's memories, in ascending order of their layers."""
@@ -134,7 +134,7 @@ def look(model: "EditedModel", fact: Fact, memory: Associative, layer: int) -> S
         seen.append(output[0] if isinstance(output, tuple) else output)
         raise _Reached
 
-    block = find_blocks(model.base)[1][layer]
+    block = model.base.get_submodule(f"{model.layout.blocks}.{layer}")
     hooks = memory.register_forward_pre_hook(read), block.register_forward_hook(arrive)
     try:
         with suppress(_Reached), model.routing.prompt_is(fact.rows.prompt):

@@ -9,8 +9,9 @@ A method that corrects a few tokens of a row, as ROME does at the end of the sub
 changes: attention still reads it, and the feed-forward networks, most of the work, do not work it out again.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from errata.errors import NoSite
 from errata.memory import Gated, Memory
 from errata.routing import Routing
-from errata.sites import find_blocks, find_sites
+from errata.sites import Layout
 
 Correction = Callable[[Tensor, Tensor], Tensor]
 """(a, y) -> corrected y, what is tried in place of the memory's own forward."""
@@ -35,8 +36,8 @@ class Suffix:
     y: Tensor
 
     def __init__(
-        self, model: nn.Module, memory: Memory, routing: Routing, ids: Tensor, attention: Tensor, prompt: Tensor,
-        wanted: Tensor, touched: Tensor | None = None,
+        self, model: nn.Module, layout: Layout, memory: Memory, routing: Routing, ids: Tensor, attention: Tensor,
+        prompt: Tensor, wanted: Tensor, touched: Tensor | None = None,
     ) -> None:  # fmt: skip
         """Run the model once on `ids` and record all below `memory`.
 
@@ -44,7 +45,7 @@ class Suffix:
         matters, `touched` those at which the memory's output may differ from one call of `logits` to the next, by default
         all. The batch must be padded on the right.
         """
-        self._model, self._memory, self._routing = model, memory, routing
+        self._model, self._layout, self._memory, self._routing = model, layout, memory, routing
         self._inputs = {"input_ids": ids, "attention_mask": attention, "use_cache": False}
         self._prompt = prompt
         self._wanted = wanted.flatten().nonzero().squeeze(1)
@@ -52,7 +53,6 @@ class Suffix:
         if touched is not None:
             moving = touched.cumsum(1).bool() & attention.bool()
             self._moving = moving.flatten().nonzero().squeeze(1)
-        self._ffns = list(self._ffns_above())
         self._still: dict[nn.Module, Tensor] = {}
         """Outputs (batch, seq, model) of feed-forward networks from the first call, for what does not move."""
         self._record()
@@ -65,7 +65,7 @@ class Suffix:
             if correction is not None:
                 stack.enter_context(_forward(self._memory, lambda *_, **__: correction(self.a, self.y)))
             stack.enter_context(self._routing.prompt_is(self._prompt))
-            for module, last in self._ffns:
+            for module, last in self._ffns_above:
                 if last:
                     stack.enter_context(_forward(module, self._at(self._wanted, module)))
                 elif self._moving is not None:
@@ -79,20 +79,21 @@ class Suffix:
             result: Tensor = self._model(**self._inputs).logits
             return result
 
-    def _ffns_above(self) -> Iterator[tuple[nn.Module, bool]]:
+    @cached_property
+    def _ffns_above(self) -> list[tuple[nn.Module, bool]]:
         """Feed-forward networks in blocks above the memory that are modules of their own, and whether it is the last block.
 
         They work position by position, unless a memory in them decides by the whole row. Nothing after the last one mixes
         positions, so it need only see the wanted ones.
         """
-        prefix, _ = find_blocks(self._model)
-        sites = find_sites(self._model)
-        for site in sites:
+        found = []
+        for site in self._layout.sites:
             path = site.path if site.role == "moe_block" else site.path.rpartition(".")[0]
-            if site.layer > self._memory.site.layer and path != f"{prefix}.{site.layer}":
+            if site.layer > self._memory.site.layer and path != f"{self._layout.blocks}.{site.layer}":
                 module = self._model.get_submodule(path)
                 if not any(isinstance(part, Gated) for part in module.modules()):
-                    yield module, site is sites[-1]
+                    found.append((module, site is self._layout.sites[-1]))
+        return found
 
     def _at(
         self, places: Tensor, module: nn.Module, known: dict[nn.Module, Tensor] | None = None
@@ -121,7 +122,8 @@ class Suffix:
 
     def _record(self) -> None:
         """One pass that keeps the output of every outermost module that ends before the memory begins."""
-        path = next((p for p, m in self._model.named_modules() if m is self._memory), None)
+        modules = dict(self._model.named_modules())
+        path = next((p for p, m in modules.items() if m is self._memory), None)
         if path is None:
             raise NoSite("the memory is not installed in this model")
         above = {path.rsplit(".", i)[0] for i in range(path.count(".") + 1)} | {""}
@@ -135,9 +137,9 @@ class Suffix:
             reached.append(args)
             raise _Reached
 
-        callers = above | _lists(self._model, above)
+        callers = above | _lists(modules, above)
         with ExitStack() as stack:
-            for name, module in self._model.named_modules():
+            for name, module in modules.items():
                 called = name not in above and name.rpartition(".")[0] in callers
                 if called and not isinstance(module, nn.ModuleList):
                     stack.callback(module.register_forward_hook(keep).remove)
@@ -166,11 +168,11 @@ class _Reached(Exception):
     """Ends the recording pass at the memory."""
 
 
-def _lists(model: nn.Module, above: set[str]) -> set[str]:
+def _lists(modules: Mapping[str, nn.Module], above: set[str]) -> set[str]:
     """Module lists beside the path to the memory, whose items are called directly."""
     return {
         name
-        for name, module in model.named_modules()
+        for name, module in modules.items()
         if isinstance(module, nn.ModuleList) and name not in above and name.rpartition(".")[0] in above
     }
 

@@ -34,7 +34,7 @@ from errata.memory import Gated, add
 from errata.objective import target_nll
 from errata.ordering import Order, plan
 from errata.routing import Decision
-from errata.sites import Site, find_blocks
+from errata.sites import Site
 
 if TYPE_CHECKING:
     from errata.model import EditedModel
@@ -248,7 +248,7 @@ class Lemoe(Editor):
 def _ffn(model: "EditedModel", site: Site) -> Site:
     """The whole FFN that an output projection belongs to; the projection itself where the FFN is no module of its own."""
     parent = site.path.rpartition(".")[0]
-    if site.role == "moe_block" or parent == f"{find_blocks(model.base)[0]}.{site.layer}":
+    if site.role == "moe_block" or parent == f"{model.layout.blocks}.{site.layer}":
         return site
     return replace(site, path=parent, in_features=site.out_features, role="ffn")
 

@@ -280,7 +280,7 @@ class Memoir(Editor):
         known = memory.known(mask[:, :1])
         if known.any():
             return memory.taken_over(known, index)
-        near = [memory.score(there, new).amax(1) for there, new in zip(memory.irrelevant, mask, strict=True)]
+        near = [memory.score(new, there).amax(0) for there, new in zip(memory.irrelevant, mask, strict=True)]
         noise = torch.maximum(memory.noise, torch.stack(near))
         if self.mask == "random":
             threshold = torch.full_like(memory.threshold, memory.exact())

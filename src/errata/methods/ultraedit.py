@@ -23,7 +23,7 @@ from errata.editor import Editor
 from errata.fitting import Trace, fit
 from errata.notes import Notes
 from errata.objective import target_nll
-from errata.sites import Site, find_sites, site_at
+from errata.sites import Site
 from errata.tokens import Rows
 
 if TYPE_CHECKING:
@@ -75,8 +75,8 @@ class UltraEdit(Editor):
     def run_of_sites(self, model: "EditedModel") -> list[Site]:
         """The sites that are edited, in ascending order."""
         last = model.site(self).layer
-        count = self.spread or min(8, max(1, round(len(find_sites(model.base)) / 4)))
-        return [site_at(model.base, layer) for layer in range(max(0, last + 1 - count), last + 1)]
+        count = self.spread or min(8, max(1, round(len(model.sites) / 4)))
+        return [model.layout.at(layer) for layer in range(max(0, last + 1 - count), last + 1)]
 
     def prepare(self, model: "EditedModel") -> None:
         """No change at first; no statistics until they are needed."""

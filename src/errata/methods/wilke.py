@@ -22,7 +22,7 @@ from errata.fitting import Trace, fit
 from errata.locate import LocateThenEdit
 from errata.notes import Notes
 from errata.objective import target_nll
-from errata.sites import Site, find_sites, site_at
+from errata.sites import Site
 
 if TYPE_CHECKING:
     from errata.model import EditedModel
@@ -69,14 +69,14 @@ class Wilke(LocateThenEdit):
     def candidates(self, model: "EditedModel") -> list[Site]:
         """The sites that an edit may be made at, in ascending order."""
         if self.layer is not None:
-            return [site_at(model.base, self.layer)]
-        blocks = len(find_sites(model.base))
+            return [model.layout.at(self.layer)]
+        blocks = len(model.sites)
         kind = getattr(getattr(model.base, "config", None), "model_type", "")
         lowest, ceiling = PUBLISHED.get((kind, blocks), (0, (blocks + 1) // 2))
         lowest = lowest if self.lowest is None else self.lowest
         ceiling = ceiling if self.ceiling is None else self.ceiling
         self.check(0 <= lowest < ceiling <= blocks, f"layers {lowest} to {ceiling - 1} of {blocks}: no candidate")
-        return [site_at(model.base, layer) for layer in range(lowest, ceiling)]
+        return [model.layout.at(layer) for layer in range(lowest, ceiling)]
 
     def prepare(self, model: "EditedModel") -> None:
         """No change at first: an empty memory at each candidate layer; the layers that were chosen."""
