@@ -13,8 +13,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 PRODUCTS = {"aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"}
-ELSEWHERE = 8192
-"""Rows of the square matrices whose product is the ceiling of a GPU; 1,024 do for a processor."""
+LARGE = {"cuda": (8192, 1 << 30), "cpu": (1024, 1 << 18)}
+"""Rows of the square matrices whose product is a device's ceiling, and bytes of the copy that is. A processor copies what
+is in its cache: it finds the weights of a small model there.
+"""
 
 
 class Product(NamedTuple):
@@ -67,6 +69,10 @@ class Products(TorchDispatchMode):
         """Of all that were seen."""
         return sum(count * product.operations for product, count in self.seen.items())
 
+    def bytes(self) -> int:
+        """Of all that were seen."""
+        return sum(count * product.bytes for product, count in self.seen.items())
+
     def floor(self, ceilings: "Ceilings") -> float:
         """Seconds that all that were seen must take."""
         return sum(
@@ -87,14 +93,14 @@ class Ceilings(NamedTuple):
 
 def ceilings(device: torch.device, dtypes: Sequence[torch.dtype] = (torch.float32,)) -> Ceilings:
     """The best of several large products of each kind, and of several large copies."""
-    size = ELSEWHERE if device.type == "cuda" else 1024
+    size, count = LARGE[device.type]
     found = {}
     for dtype in dtypes:
         a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
         found[dtype] = 2 * size**3 / best(lambda a=a, b=b: a @ b, device, 10)
-    source = torch.randn(2 * size**2, device=device)
+    source = torch.randn(count // 4, device=device)
     into = torch.empty_like(source)
-    return Ceilings(found, 2 * source.numel() * source.itemsize / best(lambda: into.copy_(source), device, 10))
+    return Ceilings(found, 2 * count / best(lambda: into.copy_(source), device, 10))
 
 
 def alone(product: Product, device: torch.device) -> float:

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from errata import methods
-from errata.bench.record import FILE, Row, append, from_record, labels, read
-from errata.errors import BadRecord, DamagedFile, UsageError
+from errata.bench.record import FILE, PROTOCOL, Row, append, from_record, kept, labels, read
+from errata.errors import BadRecord, DamagedFile, NewerFormat, StoreError, UsageError
 
 
 def a_row(method="grace", edits=10, average=0.7, **more):
@@ -88,10 +88,52 @@ def test_a_missing_field_is_named():
         from_record(record)
 
 
+def test_a_row_that_was_not_written_to_its_end_is_none(tmp_path):
+    """As a machine leaves it that stops while it writes; the next row takes its place."""
+    rows = [a_row(), a_row(edits=100)]
+    append(tmp_path, rows[:1])
+    with (tmp_path / FILE).open("a") as file:
+        file.write(json.dumps(rows[1].to_record())[:-30])
+    assert read(tmp_path) == rows[:1]
+    append(tmp_path, rows[1:])
+    assert read(tmp_path) == rows
+    whole = (tmp_path / FILE).read_text()
+    (tmp_path / FILE).write_text(whole.rstrip("\n"))  # as an editor leaves it that wants no empty line
+    append(tmp_path, [a_row(edits=1000)])
+    assert [row.edits for row in read(tmp_path)] == [10, 100, 1000]
+
+
+def test_a_full_disk_leaves_the_rows_that_were_there(tmp_path, monkeypatch):
+    append(tmp_path, [a_row()])
+    before = (tmp_path / FILE).read_bytes()
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        with pytest.raises(StoreError, match=rf"{FILE}: No space left on device; the rows there before are kept"):
+            append(tmp_path, [a_row(edits=100)])
+    assert (tmp_path / FILE).read_bytes() == before
+    append(tmp_path, [])
+    assert (tmp_path / FILE).read_bytes() == before
+
+
+def test_rows_of_another_protocol_are_no_part_of_what_is_measured_now(tmp_path):
+    append(tmp_path, [a_row(protocol=PROTOCOL - 1)])
+    with pytest.raises(UsageError, match=f"rows of protocol {PROTOCOL - 1}.*give another --output"):
+        kept(tmp_path)
+    assert len(read(tmp_path)) == 1
+    append(tmp_path, [a_row(protocol=PROTOCOL + 1)])
+    with pytest.raises(NewerFormat, match=f"{FILE}:2 is of protocol {PROTOCOL + 1}.*update errata"):
+        read(tmp_path)
+    assert kept(None) == []
+
+
 def test_damage_is_named_by_line(tmp_path):
     append(tmp_path, [a_row()])
     with (tmp_path / FILE).open("a") as file:
-        file.write('{"method": "gra')
+        file.write('{"method": "gra\n')
     with pytest.raises(DamagedFile, match=rf"{FILE}:2 is no JSON"):
         read(tmp_path)
     (tmp_path / FILE).write_text("[1]\n")

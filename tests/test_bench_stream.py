@@ -6,12 +6,12 @@ from typing import ClassVar
 import pytest
 import torch
 
-from errata.bench import Plan, read, run
+from errata.bench import Plan, read, resume, run
 from errata.bench.record import FILE
 from errata.bench.stream import batches
 from errata.edit import Edit, Probe
 from errata.editor import Editor
-from errata.errors import BadOption, EditFailed, Interrupted
+from errata.errors import BadOption, EditFailed, Interrupted, StoreError
 from errata.fitting import Trace
 from errata.memory import Delta
 from errata.methods import make
@@ -158,9 +158,56 @@ def test_an_interruption_keeps_finished_rows_and_the_next_run_takes_up(base, tmp
     steps = []
     with pytest.raises(Interrupted):
         run(a_plan(base, stopping), tmp_path, steps.append)
-    assert [step.stage for step in steps] == ["edit"] * 3, "the first checkpoint is not scored again"
+    assert [step.stage for step in steps] == ["edit"], "the first checkpoint is not come to again"
     with pytest.raises(Interrupted, match="nothing is kept"):
         run(a_plan(base, stopping))
+
+
+@pytest.mark.parametrize("method", ["grace", "memoir", "wise"])
+@pytest.mark.parametrize("chunks", [1, 2])
+def test_a_killed_stream_goes_on_from_where_it_was_kept_to_the_same_numbers(
+    base, tmp_path, monkeypatch, method, chunks
+):
+    monkeypatch.setattr(resume, "EVERY", 0.0)
+    monkeypatch.setattr(resume, "SHARE", 0)
+    plan = a_plan(base, make(method, steps=2), chunks=chunks, checkpoints=(2,) if chunks == 2 else (2, 4))
+    whole, made = run(plan), []
+
+    def killed(step):
+        if step.stage == "edit":
+            made.append(step.done)
+            if step.done == 4:
+                raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted):
+        run(plan, tmp_path, killed)
+    (kept,) = (tmp_path / resume.FOLDER).iterdir()
+    assert (kept / "errata.json").is_file()
+    made.clear()
+    assert results(run(plan, tmp_path, lambda step: made.append(step.done))) == results(whole)
+    assert min(made) == 4, "three edits were kept"
+    assert [path.name for path in tmp_path.iterdir()] == [FILE], "what is over is not kept"
+
+
+def test_a_stream_that_was_kept_badly_is_begun_anew(base, tmp_path, monkeypatch):
+    monkeypatch.setattr(resume, "EVERY", 0.0)
+    stopping = a_plan(base, Pretend(stop_at=EDITS[3].prompt))
+    with pytest.raises(Interrupted):
+        run(stopping, tmp_path)
+    (kept,) = (tmp_path / resume.FOLDER).iterdir()
+    for damage in ((kept / "errata.json", "{"), (kept / resume.FILE, "{")):
+        damage[0].write_text(damage[1])
+        calls.clear()
+        with pytest.raises(Interrupted):
+            run(stopping, tmp_path)
+        assert calls == [edit.prompt for edit in EDITS]
+
+
+def test_results_that_cannot_be_kept_are_refused_before_anything_is_run(base, tmp_path):
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(StoreError, match=r"results cannot be written to .*taken"):
+        run(a_plan(base), tmp_path / "taken")
+    assert not calls
 
 
 def test_only_what_is_missing_is_run(base, tmp_path):

@@ -162,12 +162,25 @@ def load(
     `BaseMismatch` for another base, `DamagedFile` and `NewerFormat` for files that cannot be trusted.
     """
     manifest = read_manifest(directory)
-    tensors, history = _read_files(directory, manifest)
+    files = _read_files(directory, manifest)
     model = build(cls, manifest, directory, base, tokenizer, base_name=base_name, device=device)
-    fill(model, tensors, manifest["sites"], directory)
-    model.history = history
-    model.batches = [size for size, times in manifest["batches"] for _ in range(times)]
+    _put(model, manifest, files, directory)
     return model
+
+
+def restore(model: "EditedModel", directory: Path) -> None:
+    """Put what is saved in a directory into a model that was made alike, and has no edits."""
+    manifest = read_manifest(directory)
+    _put(model, manifest, _read_files(directory, manifest), directory)
+
+
+def _put(
+    model: "EditedModel", manifest: dict[str, Any], files: tuple[dict[str, Tensor], list[Edit]], directory: Path
+) -> None:
+    tensors, model.history = files
+    fill(model, tensors, manifest["sites"], directory)
+    model.batches = [size for size, times in manifest["batches"] for _ in range(times)]
+    model.sampling.prefixes = None if manifest["prefixes"] is None else tuple(manifest["prefixes"])
 
 
 def build(

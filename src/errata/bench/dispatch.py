@@ -86,6 +86,8 @@ class Dispatch:
         self.share = cluster.fitting(share)
         self.jobs = [Job(model, plans) for model, plans in models]
         self.known = {row.key: row for row in record.kept(output)}
+        if output is not None:
+            record.append(output, [])
         self.streams = self.ray.put(list(streams))
         self.hands: list[Hand] = []
         self.refused: list[str] = []

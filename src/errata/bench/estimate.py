@@ -69,9 +69,10 @@ def estimate(plans: Sequence[Plan], earlier: Iterable[Row] = (), bytes_per_weigh
 def _is(row: Row, plan: Plan, run: Run, t: int) -> bool:
     """Whether a row is that of one checkpoint, as far as it can be known without the weights."""
     options = plan.editor.options() if plan.editor is not None else {}
-    mine = (plan.method, plan.model, plan.data, t, run.length, plan.seed, plan.batch_size, len(run.starts), options)
-    return mine == (
-        row.method, row.model, row.data, row.edits, row.stream, row.seed, row.batch_size, row.chunks, dict(row.options)
+    stream = (t, run.length, plan.seed, plan.batch_size, len(run.starts), plan.chat)
+    return (plan.method, plan.model, plan.data, *stream, options) == (
+        row.method, row.model, row.data, row.edits, row.stream, row.seed, row.batch_size, row.chunks, row.chat,
+        dict(row.options),
     )  # fmt: skip
 
 

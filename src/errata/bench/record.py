@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from errata import methods
-from errata.errors import BadRecord, DamagedFile, UsageError
+from errata.errors import BadRecord, DamagedFile, NewerFormat, StoreError, UsageError
 from errata.metrics import HEADLINE
 
 PROTOCOL = 1
@@ -125,10 +125,10 @@ def from_record(record: Mapping[str, Any], path: Path = Path("<record>"), line: 
 
 
 def read(path: Path) -> list[Row]:
-    """The rows of a results file, or of the one in a directory.
+    """The rows of a results file, or of the one in a directory. What was being written when a machine stopped is no row.
 
     Raises `UsageError` where there is none, `DamagedFile` for a line that is no JSON, `BadRecord` for one that is no
-    row.
+    row, `NewerFormat` for rows of a newer errata.
     """
     path = path / FILE if path.is_dir() else path
     try:
@@ -137,23 +137,60 @@ def read(path: Path) -> list[Row]:
         raise UsageError(f"{path} cannot be read: {error.strerror or error}") from None
     except UnicodeDecodeError as error:
         raise DamagedFile(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from None
-    return [_row(path, n, line) for n, line in enumerate(text.splitlines(), start=1) if line.strip()]
+    whole = text[: _whole(text.encode())] if text and text[-1] != "\n" else text
+    return [_row(path, n, line) for n, line in enumerate(whole.split("\n"), start=1) if line.strip()]
 
 
 def kept(output: Path | None) -> list[Row]:
-    """The rows of a directory that results are kept in; none where there are none yet."""
-    return read(output) if output is not None and (output / FILE).exists() else []
+    """The rows of a directory that results are kept in; none where there are none yet.
+
+    Raises `UsageError` where some are of an older protocol: their numbers are no part of what is measured now.
+    """
+    found = read(output) if output is not None and (output / FILE).exists() else []
+    if older := {row.protocol for row in found} - {PROTOCOL}:
+        raise UsageError(
+            f"{output} has rows of protocol {min(older)}, and this errata measures by protocol {PROTOCOL}: give another"
+            " --output"
+        )
+    return found
 
 
 def append(path: Path, rows: Iterable[Row]) -> None:
-    """Add rows to a results file (or to that of a directory), which is made if need be; on disk on return."""
+    """Add rows to a results file (or to that of a directory), which is made if need be; on disk on return.
+
+    With no rows it is only seen to that some can be added. Raises `StoreError`, and leaves the file with the rows that it
+    had.
+    """
     path = path if path.suffix == ".jsonl" else path / FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps(row.to_record(), ensure_ascii=False, allow_nan=False, default=str) + "\n" for row in rows]
-    with path.open("a", encoding="utf-8", newline="\n") as file:
-        file.write("".join(lines))
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab+") as file:
+            file.seek(0)
+            there = file.read()
+            end = _whole(there)
+            file.truncate(end)
+            try:
+                file.write(b"\n" * (end > 0 and there[end - 1 : end] != b"\n") + "".join(lines).encode())
+                file.flush()
+                os.fsync(file.fileno())
+            except OSError:
+                os.ftruncate(file.fileno(), end)
+                raise
+    except OSError as error:
+        raise StoreError(
+            f"results cannot be written to {path}: {error.strerror or error}; the rows there before are kept"
+        ) from None
+
+
+def _whole(text: bytes) -> int:
+    """The length of a results file without a line that was not written to its end."""
+    end = text.rfind(b"\n") + 1
+    try:
+        json.loads(text[end:] or b"{}")
+    except ValueError:
+        return end
+    return len(text)
 
 
 def labels(rows: Sequence[Row]) -> list[str]:
@@ -183,6 +220,8 @@ def _row(path: Path, number: int, line: str) -> Row:
         raise DamagedFile(f"{path}:{number} is no JSON ({error}); remove the line to go on without it") from None
     if not isinstance(record, dict):
         raise BadRecord(path, number, None, f"is {record!r} where an object is expected")
+    if isinstance(protocol := record.get("protocol"), int) and protocol > PROTOCOL:
+        raise NewerFormat(f"{path}:{number} is of protocol {protocol}, and this errata knows {PROTOCOL}: update errata")
     return from_record(record, path, number)
 
 

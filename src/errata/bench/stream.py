@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -11,10 +10,11 @@ from errata.bench import provenance, record
 from errata.bench.answering import answering
 from errata.bench.plan import Plan, Run
 from errata.bench.record import PROPERTIES, Row
+from errata.bench.resume import Log, Sample, Samples, Unfinished
 from errata.edit import Edit
 from errata.editor import Receipt
 from errata.errors import EditFailed, Interrupted
-from errata.metrics import SCORERS, Measurement, Perplexity, Reference, Triple, immediate, mean, measure
+from errata.metrics import SCORERS, Perplexity, Reference, Triple, immediate, mean, measure
 from errata.model import EditedModel
 from errata.outcomes import together
 
@@ -40,38 +40,19 @@ class Step(NamedTuple):
 Progress = Callable[[Step], None]
 
 
-@dataclass
-class Log:
-    """What has happened in one stream so far."""
-
-    receipts: list[Receipt] = field(default_factory=list)
-    failed: list[Edit] = field(default_factory=list)
-    immediate: list[Mapping[str, float]] = field(default_factory=list)
-
-
-class Sample(NamedTuple):
-    """What was found at one checkpoint of one stream."""
-
-    measured: Measurement
-    seconds: float | None
-    immediate: dict[str, float | None]
-    failed: tuple[str, ...]
-    memory_bytes: int
-    millions: float
-    """Weights of the edited matrices."""
-    site: str | None
-
-
 def run(
     plan: Plan, output: Path | None = None, progress: Progress | None = None, reference: Reference | None = None
 ) -> list[Row]:
     """The rows of a plan, one a checkpoint, in order. With `output`, those already there are not measured again.
 
     An edit that fails is counted and the stream goes on. Rows are appended to `output`/results.jsonl as they are found;
-    an interruption raises `Interrupted`, and the same call then takes up from the rows that are there. Plans on one base
-    model may share a `reference`, so that the unedited model is asked only once.
+    an interruption raises `Interrupted`, and the same call then takes up from the rows that are there, and from where its
+    stream was last kept (`errata.bench.resume`). Plans on one base model may share a `reference`, so that the unedited
+    model is asked only once. Raises `StoreError` for an `output` that cannot be written, before anything is measured.
     """
-    bench = Bench(plan, {row.key: row for row in record.kept(output)}, progress, reference)
+    bench = Bench(plan, {row.key: row for row in record.kept(output)}, progress, reference, output=output)
+    if output is not None and bench.unfinished():
+        record.append(output, [])
     try:
         with closing(bench.found()) as found:
             for row in found:
@@ -88,7 +69,7 @@ class Bench:
     """One plan being carried out.
 
     `known` rows, by their keys, are not measured again. With `made_of` (see `provenance.of_base`) the base may be an
-    outline, for as long as nothing is measured.
+    outline, for as long as nothing is measured. Streams that are not over are kept in `output`, if that is given.
     """
 
     def __init__(
@@ -98,7 +79,9 @@ class Bench:
         progress: Progress | None = None,
         reference: Reference | None = None,
         made_of: Mapping[str, str] | None = None,
+        output: Path | None = None,
     ) -> None:
+        self.output = output
         self.plan, self.progress, self.reference = plan, progress or (lambda _: None), reference or Reference()
         self.made_of = made_of or provenance.of_base(plan.base)
         self.prefixes: tuple[str, ...] | None = None
@@ -110,6 +93,10 @@ class Bench:
     def rows(self) -> list[Row]:
         """The rows that there are, in the order of the plan."""
         return [self.finished[key] for key in self.wanted if key in self.finished]
+
+    def unfinished(self) -> bool:
+        """Whether there is anything to measure."""
+        return len(self.finished) < len(self.wanted)
 
     def found(self) -> Generator[Row]:
         """Measure what is missing; each row as it is found."""
@@ -126,18 +113,27 @@ class Bench:
 
     def _carry_out(self, r: Run, missing: Sequence[int]) -> Iterator[Row]:
         """Make the edits up to the last checkpoint that has no row, and find the rows that there are not."""
-        samples: dict[int, list[Sample]] = {t: [] for t in missing}
+        kept = Unfinished(self.output, self._blank(r, missing[-1]).key)
+        found = kept.samples() if len(r.starts) > 1 else {}
+        samples: Samples = {t: found.get(t, []) for t in missing}
         provenance.reset_peak_memory()
-        for start in r.starts:
+        over = min(map(len, samples.values()))
+        self.done += over * missing[-1]
+        for start in r.starts[over:]:
             edits = self.plan.edits[start : start + missing[-1]]
             with self._model(r.length) as model:
-                for t, log in self._edited(model, edits, r.checkpoints):
+                log = kept.resume(model, start, missing[0])
+                self.done += log.done
+                for t in self._edited(model, edits, r.checkpoints, log):
+                    kept.keep(model, start, log, samples, now=t in missing)
                     if t not in missing:
                         continue
                     self.progress(Step("measure", self.done, self.total))
                     samples[t].append(self._sample(model, edits[:t], log))
                     if start == r.starts[-1]:
                         yield self._filled(self._blank(r, t), samples[t], model, edits[:t])
+            kept.next(samples)
+        kept.forget()
 
     @contextmanager
     def _model(self, length: int) -> Iterator[EditedModel]:
@@ -153,40 +149,41 @@ class Bench:
         finally:
             model.detach()
 
-    def _edited(
-        self, model: EditedModel, edits: Sequence[Edit], checkpoints: Sequence[int]
-    ) -> Iterator[tuple[int, Log]]:
-        """Make the edits; yields at each checkpoint."""
-        log = Log()
+    def _edited(self, model: EditedModel, edits: Sequence[Edit], checkpoints: Sequence[int], log: Log) -> Iterator[int]:
+        """Make the edits that are not done by this log; yields how many are done, after each batch of them."""
+        if log.done in checkpoints:
+            yield log.done
         for batch, end in batches(edits, self.plan.batch_size, checkpoints):
+            if end <= log.done:
+                continue
             if self.plan.editor is not None:
                 step = self._step(model, batch, log)
             else:
                 step = Step("edit", 0, 0, tuple(batch), immediate=tuple(immediate(model, batch)))
             self.done += len(batch)
+            log.done = end
             log.immediate.extend(step.immediate)
             self.progress(step._replace(done=self.done, total=self.total))
-            if end in checkpoints:
-                yield end, log
+            yield end
 
     def _step(self, model: EditedModel, batch: Sequence[Edit], log: Log) -> Step:
         failed = None
         receipts: list[Receipt] = []
         try:
             receipts = model.edit_batch(batch)
-            log.receipts.extend(receipts)
+            log.seconds.extend(receipt.seconds for receipt in receipts)
         except EditFailed as error:
             failed = str(error)
-            log.failed.extend(batch)
+            log.failed.extend(edit.id for edit in batch)
         return Step("edit", 0, 0, tuple(batch), tuple(receipts), failed, tuple(immediate(model, batch)))
 
     def _sample(self, model: EditedModel, edits: Sequence[Edit], log: Log) -> Sample:
         sites = {memory.site.path: memory for memory in model.memories.values()}
         return Sample(
             measure(model, edits, self.reference, self.plan.rows_at_once),
-            mean(receipt.seconds for receipt in log.receipts),
+            mean(log.seconds),
             {name: mean(hit[name] for hit in log.immediate) for name in log.immediate[0]},
-            tuple(edit.id for edit in log.failed),
+            tuple(log.failed),
             model.nbytes(),
             sum(memory.weights() for memory in sites.values()) / 1e6,
             ", ".join(sites) or None,

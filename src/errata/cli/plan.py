@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from errata.cli.lists import names, numbers
-from errata.cli.terminal import meter, say
+from errata.cli.terminal import duration, meter, say
 from errata.errors import BadOption, ErrataError, Interrupted
 
 if TYPE_CHECKING:
@@ -186,13 +186,6 @@ def told(file: "PlanFile", estimate: "Estimate") -> str:
             f"time:    {time_told if estimate.edits else 'none: all rows are there'}",
         )
     )
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words: 40 s, 12 min, 3.5 h."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def show(file: "PlanFile", rows: "list[Row]") -> None:

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from errata import disk
 from errata.cli.terminal import Json, emit, meter, say
-from errata.errors import BadOption
+from errata.errors import BadOption, StoreError
 
 
 def report(
@@ -48,9 +49,12 @@ def report(
     rows, found = gather(results), analyses.read(results)
     made = Report.of(rows, found, pictures(found))
     with meter(sum(len(section.figures) for section in made.sections), "drawing") as bar:
-        written = forms[output.suffix](made.watched(bar.step))
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(written, encoding="utf-8")
+        try:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            written = forms[output.suffix](made.watched(bar.step))
+            disk.replace_all(output.parent, {output.name: written.encode()})
+        except OSError as error:
+            raise StoreError(f"{output} cannot be written: {error.strerror or error}; what was there is kept") from None
     say(f"{output}: {len(rows)} rows")
     if as_json:
         for v in verdicts(rows, found):

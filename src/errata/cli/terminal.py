@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,6 +11,9 @@ import typer
 
 if TYPE_CHECKING:
     from errata.bench import Step
+
+EVERY = 60.0
+"""Seconds between two lines of a log that say how far something is."""
 
 Json = Annotated[bool, typer.Option("--json", help="Write JSON to stdout, one object per line.")]
 Irrelevant = Annotated[
@@ -55,44 +59,67 @@ def emit(value: dict[str, Any]) -> None:
     typer.echo(json.dumps(value, ensure_ascii=False, default=str))
 
 
-class Meter:
-    """How far a stream of edits is."""
+def duration(seconds: float) -> str:
+    """Seconds in words: 40 s, 12 min, 3.5 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
-    def __init__(self, progress: Any = None, task: Any = None) -> None:
-        self._progress, self._task = progress, task
+
+class Meter:
+    """How far something is, in a line a minute: what a log shows."""
+
+    def __init__(self, total: int, name: str) -> None:
+        self._name, self._total, self._done = name, total, 0
+        self._told = time.monotonic()
+        self._first: tuple[int, float] | None = None  # how far it was when first heard of, and when
 
     def step(self, what: str = "", count: int = 1) -> None:
         """So many more are done."""
-        if self._progress is not None:
-            self._progress.update(self._task, advance=count, what=what)
+        self.reach(self._done + count, self._total, what)
 
     def reach(self, done: int, total: int, what: str = "") -> None:
         """So many of so many are done."""
-        if self._progress is not None:
-            self._progress.update(self._task, completed=done, total=total, what=what)
+        self._done, self._total, now = done, total, time.monotonic()
+        before, begun = self._first = self._first or (done, now)
+        if now - self._told >= EVERY and before < done < total:
+            self._told = now
+            left = duration((now - begun) / (done - before) * (total - done))
+            self.note(f"{self._name}: {done} of {total}{what and f', {what}'}; about {left} left")
 
     def follow(self, step: "Step") -> None:
         """What a benchmark's stream tells of itself."""
         if step.failed:
             self.note(f"not made: {step.failed}")
-        if step.stage == "measure":
-            self.step("scoring", 0)
-        else:
-            self.step("", len(step.edits))
+        self.reach(step.done, step.total, "scoring" if step.stage == "measure" else "")
+
+    def note(self, message: str) -> None:
+        """A message beside that."""
+        say(message)
+
+
+class Bar(Meter):
+    """The same as a bar, where somebody looks."""
+
+    def __init__(self, progress: Any, total: int, name: str) -> None:
+        super().__init__(total, name)
+        self._progress, self._task = progress, progress.add_task(name, total=total, what="")
+
+    def reach(self, done: int, total: int, what: str = "") -> None:
+        """So many of so many are done."""
+        self._done, self._total = done, total
+        self._progress.update(self._task, completed=done, total=total, what=what)
 
     def note(self, message: str) -> None:
         """A message that does not disturb the bar."""
-        if self._progress is None:
-            say(message)
-        else:
-            self._progress.console.print(message, markup=False, highlight=False, soft_wrap=True)
+        self._progress.console.print(message, markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager
 def meter(total: int, what: str) -> Iterator[Meter]:
-    """Scope: a bar with the time left on stderr, if that is a terminal."""
+    """Scope: on stderr, how far something is and how long it will take: a bar on a terminal, else a line a minute."""
     if not sys.stderr.isatty():
-        yield Meter()
+        yield Meter(total, what)
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -101,4 +128,4 @@ def meter(total: int, what: str) -> Iterator[Meter]:
     with Progress(
         *columns, TextColumn("{task.fields[what]}"), console=Console(stderr=True), transient=True
     ) as progress:
-        yield Meter(progress, progress.add_task(what, total=total, what=""))
+        yield Bar(progress, total, what)

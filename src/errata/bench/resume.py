@@ -1,0 +1,131 @@
+"""Resume: how far a stream has come, kept beside the rows, so that a run that was killed goes on from there.
+
+A stream is kept before it is measured and every few minutes: its model as any edited model is (`errata.checkpoint`), its
+log, and what was found in the chunks before it. It goes when its rows are there.
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+from errata import checkpoint, disk
+from errata.errors import ErrataError, StoreError
+from errata.metrics import Measurement, OutOfDistribution, Perplexity, Triple
+from errata.model import EditedModel
+
+FOLDER, FILE = "unfinished", "stream.json"
+EVERY = 120.0
+"""Seconds between two times that a stream is kept ..."""
+SHARE = 20
+"""... but so many times as long as keeping it takes, at the least."""
+
+
+@dataclass
+class Log:
+    """What has happened in one stream so far."""
+
+    done: int = 0
+    """Edits that were made, failed ones included."""
+    seconds: list[float] = field(default_factory=list)
+    """Of each edit that could be made."""
+    failed: list[str] = field(default_factory=list)
+    """Ids of those that could not."""
+    immediate: list[Mapping[str, float]] = field(default_factory=list)
+    """Scores of each edit on its own prompt, right after it."""
+
+
+class Sample(NamedTuple):
+    """What was found at one checkpoint of one stream."""
+
+    measured: Measurement
+    seconds: float | None
+    immediate: Mapping[str, float | None]
+    failed: Sequence[str]
+    memory_bytes: int
+    millions: float
+    """Weights of the edited matrices."""
+    site: str | None
+
+    @classmethod
+    def read(cls, told: Sequence[Any]) -> Self:
+        """A sample from the lists that JSON makes of it."""
+        scores, by_kind, perplexity, scored, superseded, ood, *others = told[0]
+        measured = Measurement(
+            {name: Triple(*each) for name, each in scores.items()}, by_kind, Perplexity(*perplexity), scored, superseded,
+            OutOfDistribution(*ood), *others,
+        )  # fmt: skip
+        return cls(measured, *told[1:])
+
+
+Samples = dict[int, list[Sample]]
+"""Checkpoint -> what was found there, chunk after chunk."""
+
+
+class Unfinished:
+    """What is kept of one run of one plan, in a directory of its own; nothing where results are not kept."""
+
+    def __init__(self, output: Path | None, key: str) -> None:
+        """`output` is where the results are kept, `key` what tells this run from others."""
+        self.directory = None if output is None else output / FOLDER / key
+        self._due = time.monotonic() + EVERY
+
+    def samples(self) -> Samples:
+        """What was found in the chunks that are over."""
+        return {int(t): [Sample.read(each) for each in found] for t, found in self._told().get("samples", {}).items()}
+
+    def resume(self, model: EditedModel, start: int, last: int) -> Log:
+        """Bring a fresh model to where the stream that begins at edit `start` was kept, if after at most `last` edits.
+
+        Returns its log, an empty one where nothing can be gone on from.
+        """
+        told = self._told()
+        if self.directory is None or told.get("start") != start or not 0 < told["log"]["done"] <= last:
+            return Log()
+        try:
+            checkpoint.restore(model, self.directory)
+        except ErrataError:  # of no use, and no loss but of time
+            return Log()
+        return Log(**told["log"])
+
+    def keep(self, model: EditedModel, start: int, log: Log, samples: Samples, *, now: bool) -> None:
+        """Keep a stream, if it is time or `now`. Raises `StoreError` where the disk is full."""
+        begun = time.monotonic()
+        if self.directory is None or model.editor is None or not (now or begun >= self._due):
+            return
+        checkpoint.save(model, self.directory)
+        self._tell(start, log, samples)
+        took = time.monotonic() - begun
+        self._due = begun + took + max(EVERY, SHARE * took)
+
+    def next(self, samples: Samples) -> None:
+        """A chunk is over, and the next one has not begun."""
+        if self.directory is not None:
+            self._tell(-1, Log(), samples)
+
+    def forget(self) -> None:
+        """The rows are there."""
+        if self.directory is not None:
+            shutil.rmtree(self.directory, ignore_errors=True)
+            if self.directory.parent.is_dir() and not any(self.directory.parent.iterdir()):
+                self.directory.parent.rmdir()
+
+    def _tell(self, start: int, log: Log, samples: Samples) -> None:
+        assert self.directory is not None
+        found = {str(t): each for t, each in samples.items()}
+        text = json.dumps({"start": start, "log": asdict(log), "samples": found}, default=dict)
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            disk.replace_all(self.directory, {FILE: text.encode()})
+        except OSError as error:
+            raise StoreError(f"{self.directory} cannot be written: {error.strerror or error}") from None
+
+    def _told(self) -> dict[str, Any]:
+        try:
+            told: dict[str, Any] = json.loads((self.directory / FILE).read_bytes()) if self.directory else {}
+        except (OSError, ValueError):
+            return {}
+        return told
