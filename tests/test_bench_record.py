@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from errata import methods
-from errata.bench.record import FILE, PROTOCOL, Row, append, from_record, kept, labels, read
+from errata.bench.record import FILE, PROTOCOL, Row, append, from_record, kept, labels, read, ready
 from errata.errors import BadRecord, DamagedFile, NewerFormat, StoreError, UsageError
 
 
@@ -115,7 +115,7 @@ def test_a_full_disk_leaves_the_rows_that_were_there(tmp_path, monkeypatch):
         with pytest.raises(StoreError, match=rf"{FILE}: No space left on device; the rows there before are kept"):
             append(tmp_path, [a_row(edits=100)])
     assert (tmp_path / FILE).read_bytes() == before
-    append(tmp_path, [])
+    ready(tmp_path)
     assert (tmp_path / FILE).read_bytes() == before
 
 

@@ -4,18 +4,22 @@ import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from errata import methods
-from errata.bench import append, page
+from errata.analysis.figures import pictures
+from errata.bench import analyses, append, page
 from errata.bench.record import FILE
 from errata.bench.report import Report, gather
+from errata.bench.section import Figure
 from errata.cli import app
 from errata.errors import DamagedFile, UsageError
 from test_bench_record import a_row
 
+RESULTS = Path(__file__).resolve().parent.parent / "benchmarks" / "results"
 VOID = {"meta", "br", "link"}
 
 
@@ -76,7 +80,7 @@ def test_the_page_holds_tables_with_published_numbers_beside():
     )
     assert "| memit | 100 | 0.10 | 0.10 | 0.10 | 0.10 | 0.25 | 2 | 3 |" in text
     assert "## Rank agreement" in text
-    assert "| 100 | 1.00 | wise, grace, memit |" in text
+    assert "| 100 | 1.00 | 3 | of 3 methods | wise, grace, memit |" in text
 
 
 def test_the_page_holds_verdicts_with_the_figures_that_decided():
@@ -145,6 +149,44 @@ def test_figures_are_inside_the_page():
     assert text.count("<svg") == 3, "triangles, curves and cost"
     assert "<?xml" not in text
     assert len(text) < 2_000_000
+
+
+def test_the_page_of_the_committed_results_is_less_than_two_megabytes():
+    pytest.importorskip("matplotlib", reason="the figures need the extra plots")
+    found = analyses.read([RESULTS])
+    text = page.html(Report.of(gather([RESULTS]), found, pictures(found)))
+    assert text.count("<svg") > 30
+    assert len(text.encode()) < 2_000_000
+
+
+def test_a_figure_has_a_caption_and_words_for_those_who_cannot_see_it():
+    pytest.importorskip("matplotlib")
+    text = page.html(Report.of(ROWS))
+    told = re.findall(r'<svg [^>]*role="img" aria-label="([^"]+)">.*?</svg><figcaption>([^<]+)</figcaption>', text)
+    assert len(told) == text.count("<svg")
+    assert all(label == f"zsre:x.json on tiny. {caption}" for label, caption in told)
+    assert [caption.partition(":")[0] for _, caption in told] == [
+        "Reliability, generalization and locality", "Scores against the number of edits",
+        "Cost against the number of edits",
+    ]  # fmt: skip
+    assert told[2][1].endswith(": memory that is added, MB; seconds an edit; a line a method")
+
+
+def test_what_figures_have_in_common_is_in_the_page_once():
+    pytest.importorskip("matplotlib")
+    text = page.html(Report.of(ROWS))
+    drawn = " ".join(re.findall(r"<svg.*?</svg>", text, re.DOTALL))
+    ids = re.findall(r' id="([^"]+)"', drawn)
+    assert len(ids) == len(set(ids))
+    assert set(ids) == set(re.findall(r"(?<=#)s\d+", drawn))
+    assert set(re.findall(r'class="([^"]+)"', drawn)) == set(re.findall(r"^\.(p\d+)\{", text, re.MULTILINE))
+    assert "style=" not in drawn
+
+
+def test_a_section_of_figures_alone_is_not_in_markdown():
+    made = Report.of(ROWS, pictures=[Figure("a finding", Path.touch)])
+    assert "Analyses" in [section.title for section in made.sections]
+    assert "Analyses" not in page.markdown(made)
 
 
 def test_a_report_tells_as_its_figures_are_drawn():
@@ -245,7 +287,7 @@ def test_what_is_no_result_is_refused_in_one_line(tmp_path):
     assert "must end in .html, .md or .tex" in refused(tmp_path / "good", "--output", tmp_path / "report.pdf")
     assert "cannot be read" in refused(tmp_path / "absent", *page_)
     append(tmp_path / "other", [replace(ROWS[0], protocol=2)])
-    assert "has rows of protocol 2, and this errata knows 1" in refused(tmp_path / "other", *page_)
+    assert "of protocol 2, and this errata knows 1" in refused(tmp_path / "other", *page_)
     (tmp_path / "newer").mkdir()
     (tmp_path / "newer" / FILE).write_text(json.dumps(ROWS[0].to_record() | {"novelty": 1}) + "\n")
     assert "'novelty': is not a field of a result" in refused(tmp_path / "newer", *page_)

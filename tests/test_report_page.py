@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html import unescape
 
 import pytest
@@ -99,6 +100,14 @@ def test_the_names_in_a_figure_of_many_methods_do_not_cover_one_another(browser,
     rows = [measured(f"a_method_{i}", t, 0.9, 0.8, 0.7, 0.8) for i in range(14) for t in (10, 100)]
     found, _ = seen(browser, tmp_path, page.html(Report.of(rows)), 1280)
     assert len(found["svgs"]) == 3
+    assert found["crossed"] == []
+
+
+def test_the_options_of_variants_do_not_cover_one_another(browser, tmp_path):
+    pytest.importorskip("matplotlib", reason="the figures need the extra plots")
+    told = [{"spill": spill, "contrast": 0.15, "reworded": spill * 5} for spill in (0.0, 0.005, 0.05, 0.1)]
+    rows = [replace(measured("memoir", 100, 0.9, 0.8, 0.7, 0.8), options=options) for options in told]
+    found, _ = seen(browser, tmp_path, page.html(Report.of(rows)), 1280)
     assert found["crossed"] == []
 
 

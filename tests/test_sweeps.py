@@ -73,3 +73,4 @@ def test_lines_and_maps_are_drawn(tmp_path):
     assert "grace after 10 edits, by epsilon: zsre on tiny, generated_exact" in text
     assert all(f">{name}<" in text for name in ("average", "reliability", "generalization", "locality", "epsilon"))
     assert [figure.title for figure in figures(rows)] == ["grace after 10 edits, by epsilon and lr"]
+    assert [figure.shows.split(" each ")[0] for figure in figures(rows) + figures(rows[::2])] == ["a map", "a line"]

@@ -13,6 +13,12 @@ FEWEST = 3
 """Methods that make an order."""
 SCORER = "teacher_forced_token"
 """What the papers report."""
+CEILING = 0.98
+"""A score from which on there is no room for another to be better: two edits of a hundred."""
+
+
+FEW = 5
+"""Methods from which on an order is told without a caution."""
 
 
 class Agreement(NamedTuple):
@@ -26,6 +32,14 @@ class Agreement(NamedTuple):
     """From our best to our worst."""
     tau: float
     """1: the same order; -1: the opposite one."""
+    perfect: int = 0
+    """Methods at the ceiling, whose order tells nothing."""
+
+    @property
+    def caution(self) -> str:
+        """Why a tau says little, if it does."""
+        told = [f"of {len(self.methods)} methods"] if len(self.methods) < FEW else []
+        return "; ".join([*told, *([f"{self.perfect} at the ceiling"] if self.perfect > 1 else [])])
 
 
 def agreements(rows: Sequence[Row], tables: Sequence[str] | None = None) -> list[Agreement]:
@@ -40,7 +54,8 @@ def agreements(rows: Sequence[Row], tables: Sequence[str] | None = None) -> list
             pairs = _pairs(group, table)
             tau = kendall(list(pairs.values()))
             if len(pairs) >= FEWEST and tau is not None:
-                found.append(Agreement(table, model, data, edits, tuple(pairs), tau))
+                perfect = sum(ours >= CEILING for ours, _ in pairs.values())
+                found.append(Agreement(table, model, data, edits, tuple(pairs), tau, perfect))
     return found
 
 

@@ -37,10 +37,15 @@ def cost(rows: Sequence[Row]) -> tuple[list[Grid], list[Figure]]:
     grids = [Grid("What edits take", head, lines)] if lines else []
     edited = [row for row in rows if row.seconds_per_edit is not None]
     several = len({row.edits for row in edited}) > 1
-    return grids, [Figure("Cost against the number of edits", partial(draw, edited))] if several else []
+    title, shows = "Cost against the number of edits", f"{'; '.join(_panels(edited))}; a line a method"
+    return grids, [Figure(title, partial(draw, edited), shows)] if several else []
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
-    """Memory, seconds an edit and time of an answer against the number of edits, a line a method; all axes are log."""
-    there = {name: of for name, of in PANELS.items() if any(of(row) is not None for row in rows)}
-    line_panels(rows, path, there, "what edits cost")
+    """Memory, seconds an edit and time of an answer against the number of edits, a line a method."""
+    line_panels(rows, path, _panels(rows), "what edits cost")
+
+
+def _panels(rows: Sequence[Row]) -> dict[str, Callable[[Row], float | None]]:
+    """What was measured after several numbers of edits. After one alone there is no line, and a table says as much."""
+    return {name: of for name, of in PANELS.items() if len({row.edits for row in rows if of(row) is not None}) > 1}

@@ -87,7 +87,7 @@ class Dispatch:
         self.jobs = [Job(model, plans) for model, plans in models]
         self.known = {row.key: row for row in record.kept(output)}
         if output is not None:
-            record.append(output, [])
+            record.ready(output)
         self.streams = self.ray.put(list(streams))
         self.hands: list[Hand] = []
         self.refused: list[str] = []

@@ -1,15 +1,13 @@
 """Page: a report as HTML, in one file that needs no network, or as Markdown."""
 
-import re
 from collections.abc import Iterable, Sequence
 from html import escape
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
+from errata.bench.album import Album
 from errata.bench.report import Report
 from errata.bench.section import Figure, Grid, Section
 from errata.bench.tables import NOTHING, is_number
-from errata.bench.verdicts import NOT_MEASURED, NOT_REPRODUCED, PARTLY, REPRODUCED
+from errata.bench.verdicts import CANNOT_TELL, NOT_MEASURED, NOT_REPRODUCED, PARTLY, REPRODUCED, SMALLER
 from errata.errors import MissingExtra
 
 STYLE = """
@@ -22,27 +20,21 @@ a, summary { color: var(--link); } summary { cursor: pointer; margin: .8rem 0; }
 nav { display: flex; flex-wrap: wrap; gap: .2rem 1rem; } p.measured, p.text { color: var(--soft); }
 p.text { max-width: 46rem; }
 .wide, figure { overflow-x: auto; } figure { margin: 1rem 0; } svg { max-width: 100%; height: auto; }
+svg * { stroke-linejoin: round; stroke-linecap: butt; } figcaption { color: var(--soft); font-size: .88rem; }
 table { border-collapse: collapse; font-size: .88rem; }
 th, td { padding: .25rem .6rem; text-align: left; vertical-align: top; }
 th { border-bottom: 2px solid var(--ink); white-space: nowrap; } td { border-bottom: 1px solid var(--line); }
 th:first-child, td:first-child { padding-left: 0; } tbody tr:hover { background: #f6f6f6; }
-.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; } td.long { min-width: 14rem; }
+.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; } th.long { min-width: 14rem; }
 .good, .part, .bad, .none { white-space: nowrap; } .good, .part, .bad { font-weight: 600; }
 .good { color: #00694c; } .part { color: #8a5a00; } .bad { color: #a8321d; } .none { color: var(--soft); }
-@media (max-width: 48rem) { body { margin: 1rem auto; } svg { max-width: 46rem; } td.long:last-child { min-width: 22rem; } }
+@media (max-width: 48rem) { body { margin: 1rem auto; } svg { max-width: 46rem; } th.long:last-child { min-width: 22rem; } }
 @media print { body { max-width: none; } .wide, figure { overflow: visible; } h2, h3 { break-after: avoid; } }
 """
 LONG = 40
 """Characters from which on a cell makes its column one of texts, which is not squeezed on a narrow screen."""
-DECIMALS = re.compile(r"(\d\.\d\d)\d+")
-"""Figures of a coordinate beyond a hundredth of a point."""
-SHORTER = (
-    (re.compile(r"<metadata>.*?</metadata>", re.DOTALL), ""),
-    (re.compile(r"(font-family: '[^']+')(?:, '[^']+')+"), r"\1"),
-    (re.compile(r"\s*\n\s*"), " "),
-)
-"""What is left out of pictures, so that pages stay small."""
-CLASSES = {REPRODUCED: "good", PARTLY: "part", NOT_REPRODUCED: "bad", NOT_MEASURED: "none"}
+CLASSES = {REPRODUCED: "good", PARTLY: "part", NOT_REPRODUCED: "bad", NOT_MEASURED: "none", CANNOT_TELL: "none"}
+CLASSES |= {f"{status} {SMALLER}": kind for status, kind in CLASSES.items()}
 """Verdict -> the class of its cell."""
 
 
@@ -51,47 +43,44 @@ def html(report: Report) -> str:
     links = " ".join(
         f'<a href="#{_anchor(i)}">{escape(section.title)}</a>' for i, section in enumerate(report.sections)
     )
-    body = "\n".join(_html_section(i, section) for i, section in enumerate(report.sections))
+    album = Album()
+    body = "\n".join(_html_section(i, section, album) for i, section in enumerate(report.sections))
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(report.title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
+        f"<title>{escape(report.title)}</title>\n<style>{STYLE}{album.rules()}</style>\n</head>\n<body>\n"
         f'<h1>{escape(report.title)}</h1>\n<p class="measured">{escape(report.measured)}</p>\n<nav>{links}</nav>\n'
         f"{body}\n</body>\n</html>\n"
     )
 
 
 def markdown(report: Report) -> str:
-    """The same in Markdown, without the figures."""
+    """The same in Markdown, without the figures, and without the sections that have nothing else."""
     parts = [f"# {report.title}", report.measured]
     for section in report.sections:
-        parts += [f"## {section.title}", *section.text]
+        told = list(section.text)
         for grid in section.grids:
-            parts += [] if grid.folded else [f"### {grid.title}", _markdown_grid(grid)]
+            told += [] if grid.folded else [f"### {grid.title}", _markdown_grid(grid)]
+        parts += [f"## {section.title}", *told] if told else []
     return "\n\n".join(parts) + "\n"
 
 
-def _html_section(i: int, section: Section) -> str:
+def _html_section(i: int, section: Section, album: Album) -> str:
     parts = [f'<h2 id="{_anchor(i)}">{escape(section.title)}</h2>']
     parts += [f'<p class="text">{escape(text)}</p>' for text in section.text]
     try:
-        parts += [f"<figure>{_svg(figure)}</figure>" for figure in section.figures]
+        parts += [_html_figure(figure, section, album) for figure in section.figures]
     except MissingExtra as error:
         parts.append(f'<p class="text">No figures: {escape(str(error))}.</p>')
     parts += [_html_grid(grid) for grid in section.grids]
     return "\n".join(parts)
 
 
-def _svg(figure: Figure) -> str:
-    """A picture as SVG, without what stands before its root element or says no more than a picture shows."""
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "figure.svg"
-        figure.draw(path)
-        text = path.read_text(encoding="utf-8")
-    text = text[text.index("<svg") :].strip()
-    for pattern, short in SHORTER:
-        text = pattern.sub(short, text)
-    return re.sub(r"<[^>]+>", lambda tag: DECIMALS.sub(r"\1", tag[0]), text)
+def _html_figure(figure: Figure, section: Section, album: Album) -> str:
+    """A picture and its caption, which with the heading of the section also stands for it."""
+    caption = f"{figure.title}: {figure.shows}" if figure.shows else figure.title
+    picture = album.svg(figure, f"{section.title}. {caption}")
+    return f"<figure>{picture}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
 def _html_grid(grid: Grid) -> str:
@@ -123,7 +112,7 @@ def _kind(column: Sequence[str]) -> str:
 
 
 def _html_cell(cell: str, kind: str) -> str:
-    return _tag("td", cell, CLASSES.get(cell, kind))
+    return _tag("td", cell, CLASSES.get(cell, kind if kind == "number" else ""))
 
 
 def _tag(tag: str, text: str, kind: str) -> str:

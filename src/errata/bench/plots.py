@@ -30,6 +30,8 @@ APART = 0.15
 """Decades by which two ticks of a log axis differ at least."""
 NUDGED = 0.3
 """Decades over which the markers of one place are spread at most."""
+FAR = 10
+"""How many times the least number of a panel the greatest is, from which on it has a log axis."""
 KEYS = 6
 """Methods on a line of the key, at most."""
 WIDTH, LETTER = 13, 0.08
@@ -99,8 +101,8 @@ def line_panels(
 ) -> None:  # fmt: skip
     """A panel for each number of rows, against the number of edits or what else they are put `over` (log axis).
 
-    `shares` lie in [0, 1]; other numbers have a log axis. Raises `MissingExtra` without matplotlib, `BadOption` when there
-    is nothing to draw.
+    `shares` lie in [0, 1]; other numbers have an axis from 0, or a log axis where they are far apart. Raises
+    `MissingExtra` without matplotlib, `BadOption` when there is nothing to draw.
     """
     if not rows:
         raise BadOption("there are no results to draw")
@@ -111,9 +113,9 @@ def line_panels(
         beside = max(1, min(KEYS, len(lines), int(WIDTH / (0.6 + LETTER * max(map(len, lines))))))
         key = 0.22 * (ceil(len(lines) / beside) - 1)  # inches that the key takes beyond one line
         height = 3.9 + key
-        figure, axes = plt.subplots(1, len(panels), figsize=(WIDTH, height), sharey=shares)
-        for axis, (name, value_of) in zip(axes, panels.items(), strict=True):
-            _panel(axis, name, sorted({over(row) for row in rows}), label, shares=shares)
+        figure, axes = plt.subplots(1, len(panels), figsize=(WIDTH, height), sharey=shares, squeeze=False)
+        for axis, (name, value_of) in zip(axes[0], panels.items(), strict=True):
+            _panel(axis, name, sorted({over(row) for row in rows}), label)
             for i, (method, points) in enumerate(lines.items()):
                 there = [
                     (over(row) * nudges[i], value)
@@ -125,7 +127,8 @@ def line_panels(
                     [t for t, _ in there], [value for _, value in there], label=method, color=colour,
                     marker=marker, lw=2.2, ms=6.5, mec="white", mew=0.8, clip_on=False, zorder=3,
                 )  # fmt: skip
-        handles, names = axes[0].get_legend_handles_labels()
+            _upright(axis, [value for row in rows if (value := value_of(row)) is not None], shares=shares)
+        handles, names = axes[0][0].get_legend_handles_labels()
         figure.legend(handles, names, loc="lower center", ncols=beside, frameon=False)
         _headline(figure, rows, what)
         top, bottom = 1 - 0.78 / height, (0.975 + key) / height
@@ -171,8 +174,12 @@ def _radar(axis: Any, row: Row, name: str, colour: str, scorer: str) -> None:
     axis.scatter(x, y, s=30, color=colour, ec="white", lw=0.9, zorder=5)
     for property_, (dx, dy, side) in LABELS.items():
         _corner(axis, dx, dy, side, property_, as_score(row.score(property_, scorer)))
-    axis.text(-1.24, 1.78, name, ha="left", va="center", color=colour, fontsize=14, fontweight="bold")
+    method, _, told = name.partition(" (")
+    axis.text(-1.24, 1.78, method, ha="left", va="center", color=colour, fontsize=14, fontweight="bold")
     axis.text(-1.24, 1.57, f"average {as_score(row.score('average', scorer))}", ha="left", va="center", fontsize=10)
+    if told:  # a line each, as one line would run over the name of the next triangle
+        lines = told.removesuffix(")").replace(", ", "\n")
+        axis.text(-1.24, 1.44, lines, ha="left", va="top", fontsize=7.5, color=SOFT)
 
 
 def _corner(axis: Any, x: float, y: float, side: str, property_: str, value: str) -> None:
@@ -199,7 +206,7 @@ def _scored(scorer: str) -> dict[str, Callable[[Row], float | None]]:
     return {name: partial(Row.score, property_=name, scorer=scorer) for name in ("average", *CORNERS)}
 
 
-def _panel(axis: Any, name: str, places: Sequence[float], label: str, *, shares: bool) -> None:
+def _panel(axis: Any, name: str, places: Sequence[float], label: str) -> None:
     axis.set_xscale("log")
     ticks: list[float] = []
     for place in places:
@@ -207,18 +214,24 @@ def _panel(axis: Any, name: str, places: Sequence[float], label: str, *, shares:
             ticks.append(place)
     axis.set_xticks(ticks, [f"{t:,.0f}" for t in ticks])
     axis.minorticks_off()
-    if shares:
-        axis.set_ylim(0, 1)
-        axis.set_yticks([0, 0.25, 0.5, 0.75, 1])
-    else:
-        axis.set_yscale("log")
-        axis.yaxis.set_major_formatter("{x:g}")
-        axis.yaxis.set_minor_formatter("")
     axis.set_title(name, fontsize=11.5, fontweight="bold" if name == "average" else "normal", loc="left", pad=8)
     axis.set_xlabel(label)
     axis.grid(axis="y", color=FAINT, lw=0.7)
     axis.spines[["top", "right", "left"]].set_visible(False)
     axis.tick_params(length=0, which="both")
+
+
+def _upright(axis: Any, values: Sequence[float], *, shares: bool) -> None:
+    """The axis of what is drawn, when it is: of few decades, some numbers between their ends are written as well."""
+    if shares:
+        axis.set_ylim(0, 1)
+        axis.set_yticks([0, 0.25, 0.5, 0.75, 1])
+    elif values and min(values) > 0 and max(values) / min(values) >= FAR:
+        axis.set_yscale("log", subs=(2, 5))
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter("{x:g}" if max(values) / min(values) < FAR**2 else "")
+    else:
+        axis.set_ylim(bottom=0)
 
 
 def _headline(figure: Any, rows: Sequence[Row], what: str) -> None:

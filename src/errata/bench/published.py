@@ -106,6 +106,7 @@ def agree(method: str, one: Mapping[str, Any], other: Mapping[str, Any], names: 
     return all(one.get(name, default.get(name)) == other.get(name, default.get(name)) for name in names)
 
 
+@cache
 def variants(method: str) -> frozenset[str]:
     """The options by which the papers tell variants of a method apart."""
     return frozenset(name for line in numbers(names()) if line.method == method for name in line.options)

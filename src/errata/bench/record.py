@@ -158,11 +158,18 @@ def kept(output: Path | None) -> list[Row]:
 def append(path: Path, rows: Iterable[Row]) -> None:
     """Add rows to a results file (or to that of a directory), which is made if need be; on disk on return.
 
-    With no rows it is only seen to that some can be added. Raises `StoreError`, and leaves the file with the rows that it
-    had.
+    Raises `StoreError`, and leaves the file with the rows that it had.
     """
-    path = path if path.suffix == ".jsonl" else path / FILE
     lines = [json.dumps(row.to_record(), ensure_ascii=False, allow_nan=False, default=str) + "\n" for row in rows]
+    _add(path if path.suffix == ".jsonl" else path / FILE, "".join(lines))
+
+
+def ready(output: Path) -> None:
+    """See to it that rows can be added in a directory, before any is measured. Raises `StoreError` as `append` does."""
+    _add(output / FILE, "")
+
+
+def _add(path: Path, lines: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab+") as file:
@@ -171,7 +178,7 @@ def append(path: Path, rows: Iterable[Row]) -> None:
             end = _whole(there)
             file.truncate(end)
             try:
-                file.write(b"\n" * (end > 0 and there[end - 1 : end] != b"\n") + "".join(lines).encode())
+                file.write(b"\n" * (end > 0 and there[end - 1 : end] != b"\n") + lines.encode())
                 file.flush()
                 os.fsync(file.fileno())
             except OSError:

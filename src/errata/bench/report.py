@@ -4,6 +4,7 @@ report = Report.of(read(Path("results")))
 Path("report.html").write_text(page.html(report))
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,7 +13,7 @@ from typing import Any
 
 import errata
 from errata.bench import published, record, sweeps
-from errata.bench.agreement import agreements
+from errata.bench.agreement import CEILING, FEW, agreements
 from errata.bench.analyses import Analysis
 from errata.bench.cost import cost
 from errata.bench.failures import failures
@@ -73,7 +74,8 @@ def gather(folders: Sequence[Path]) -> list[Row]:
         for row in found:
             if row.protocol != PROTOCOL:
                 raise UsageError(
-                    f"{place} has rows of protocol {row.protocol}, and this errata knows {PROTOCOL}: measure them again"
+                    f"{place} has rows of protocol {row.protocol}, and this errata knows {PROTOCOL}: measure them again,"
+                    " into another directory"
                 )
             rows[row.key] = row
     if not rows:
@@ -103,8 +105,24 @@ def _verdicts(found: Sequence[Verdict]) -> Section:
         " fewer, and those about how many edits a matrix holds where it holds at least as many for its weights: "
     )
     told = ", ".join(f"{count} {status}" for status, count in counts.items())
-    return Section(
-        "Verdicts", [f"{text}{told}."], [Grid("Published claims", ("Claim", "Source", "Verdict", "On", "Why"), lines)]
+    head = ("Claim", "Source", "Verdict", "On", "Why")
+    return Section("Verdicts", [f"{text}{told}.", _how_to_read(found)], [Grid("Published claims", head, lines)])
+
+
+def _how_to_read(found: Sequence[Verdict]) -> str:
+    """What the verdicts can be taken for, and how they come out by the settings that they rest on."""
+    told = []
+    for way in dict.fromkeys(verdict.settings for verdict in found):
+        statuses = Counter(verdict.status for verdict in found if verdict.settings == way)
+        told.append(f"{way}, {', '.join(f'{count} {status}' for status, count in statuses.most_common())}")
+    return (
+        "A verdict speaks of the models that it was found on, and of no others. A claim about a method that errata has in a"
+        " way of its own has a verdict on rows that are as published, or the line that there are none, and one on the"
+        " default; other settings are listed where they come out otherwise. Rows *as published* are without what errata has"
+        " added to a method; what is still not the paper's in the rows of a verdict, such as the optimizer, ends it. *At a"
+        f" smaller scale* is a verdict after fewer than nine tenths of the edits that the claim is about. Two scores of"
+        f" {CEILING:g} and more are *at the ceiling*, and their order tells nothing. By settings, where a method without a"
+        f" way of its own counts as by default: {'; '.join(told)}."
     )
 
 
@@ -224,12 +242,14 @@ def _figures(rows: Sequence[Row]) -> list[Figure]:
     """The triangles after the most edits that all methods have, the curves over T, and how scores fall with density."""
     found = []
     if len(set(labels(rows))) <= MOST_LINES:
-        found.append(Figure("Reliability, generalization and locality", partial(triangle, rows)))
+        shows = "a triangle a method, from 0 in the middle to 1 at the corners; the fuller, the better the editor"
+        found.append(Figure("Reliability, generalization and locality", partial(triangle, rows), shows))
     if len({row.edits for row in rows}) > 1:
-        found.append(Figure("Scores against the number of edits", partial(curve, rows)))
+        shows = "a line a method, whose markers are set a little apart from left to right"
+        found.append(Figure("Scores against the number of edits", partial(curve, rows), shows))
     if has_capacity(rows):
         dense = [row for row in rows if has_capacity([r for r in rows if r.method == row.method])]
-        found.append(Figure("Scores against edits a million weights", partial(capacity, dense)))
+        found.append(Figure("Scores against edits a million weights", partial(capacity, dense), "a line a memory"))
     return found
 
 
@@ -244,11 +264,19 @@ def _main(rows: Sequence[Row]) -> list[Row]:
 def _agreement(rows: Sequence[Row]) -> Section | None:
     found = agreements(rows)
     lines = [
-        (published.title(a.table), f"{a.data} on {a.model}", f"{a.edits:,}", f"{a.tau:.2f}", ", ".join(a.methods))
+        (
+            published.title(a.table), f"{a.data} on {a.model}", f"{a.edits:,}", f"{a.tau:.2f}", str(len(a.methods)),
+            a.caution or NOTHING, ", ".join(a.methods),
+        )
         for a in found
-    ]
-    text = "Kendall's tau between our order of methods and the published one, by average: 1 is the same order."
-    head = ("Published table", "Measured on", "T", "tau", "Methods, our best first")
+    ]  # fmt: skip
+    text = (
+        "Kendall's tau between our order of methods and the published one, by average: 1 is the same order. The methods are"
+        " as errata has them, not as published."
+        f" An order of fewer than {FEW} methods comes about by chance easily, and that of methods at the ceiling, with"
+        f" averages of {CEILING:g} and more, tells nothing."
+    )
+    head = ("Published table", "Measured on", "T", "tau", "Of methods", "Caution", "Methods, our best first")
     return Section("Rank agreement", [text], [Grid("Kendall's tau", head, lines)]) if found else None
 
 

@@ -22,6 +22,8 @@ class Figure(NamedTuple):
     title: str
     draw: Callable[[Path], None]
     """Writes it as PNG, SVG or PDF, by the suffix. Raises `MissingExtra` without matplotlib."""
+    shows: str = ""
+    """What is to be seen on it, for its caption and for those who cannot see it."""
 
     def watched(self, each: Callable[[], None]) -> "Figure":
         """The same figure, which tells when it has been drawn."""

@@ -52,7 +52,7 @@ def run(
     """
     bench = Bench(plan, {row.key: row for row in record.kept(output)}, progress, reference, output=output)
     if output is not None and bench.unfinished():
-        record.append(output, [])
+        record.ready(output)
     try:
         with closing(bench.found()) as found:
             for row in found:

@@ -59,7 +59,8 @@ def sweeps(rows: Sequence[Row]) -> list[Sweep]:
 
 def figures(rows: Sequence[Row]) -> list[Figure]:
     """A figure for each sweep among rows of one model and data set."""
-    return [Figure(sweep.title, partial(draw, sweep)) for sweep in sweeps(rows)]
+    line, map_ = "a line each for the average and the three scores", "a map each of the average and the three scores"
+    return [Figure(s.title, partial(draw, s), map_ if len(s.names) > 1 else line) for s in sweeps(rows)]
 
 
 def draw(sweep: Sweep, path: Path, scorer: str = HEADLINE) -> None:

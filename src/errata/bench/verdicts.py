@@ -1,114 +1,57 @@
 """Verdicts: what the founding papers claim, put to the test by rows of results and by findings of analyses.
 
-`claims.json` holds each claim as comparisons of rows, "MEMOIR's average > WISE's average at T = 1000", or, where it is
-about something else than scores, of numbers that an analysis finds. Where all comparisons of a claim hold it is reproduced,
-where none does it is not, else it is in part; a claim of which a comparison has no rows, while none has failed, is not
-measured. There is no verdict without rows or findings.
+Where all comparisons of a claim (`errata.bench.claims`) hold it is reproduced, where none does it is not, else it is in
+part; a claim of which a comparison has no rows, while none has failed, is not measured. There is no verdict without rows or
+findings.
+
+A claim about a method that is by default not that of its paper has a verdict on the rows that are as published, or one that
+there are none, beside that on the default; and a verdict names what is not the paper's in the rows that it rests on. One
+that was found after far fewer edits than the claim is about says that it is at a smaller scale, and two scores that are
+both as good as perfect tell nothing.
 """
 
 import json
 import math
-import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
-from importlib.resources import files
 from typing import Any, NamedTuple
 
+from errata import methods
 from errata.bench import published
 from errata.bench.analyses import Analysis, Look
+from errata.bench.claims import (
+    AS_PUBLISHED,
+    BY_DEFAULT,
+    WORSE,
+    Claim,
+    Comparison,
+    Side,
+    Trend,
+    all_settings,
+    as_in_paper,
+    claims,
+    pairs,
+)
 from errata.bench.record import PROPERTIES, Row
 from errata.metrics import mean
 
 REPRODUCED, PARTLY, NOT_REPRODUCED, NOT_MEASURED = "reproduced", "partly reproduced", "not reproduced", "not measured"
-IS: dict[str, Callable[[float, float], bool]] = {
-    ">": operator.gt,
-    ">=": operator.ge,
-    "<": operator.lt,
-    "<=": operator.le,
-}
+CANNOT_TELL = "cannot tell: both at the ceiling"
+SMALLER = "at a smaller scale"
+"""Stands behind a verdict that was found after far fewer edits than the claim is about."""
+NEARLY = 0.9
+"""Of a claim's edits: with fewer, the scale is a smaller one."""
 OTHERS: dict[str, Callable[[Row], float | None]] = {
     "perplexity": lambda row: row.perplexity.get("mean"),
     "ood": lambda row: row.ood.get("per_example"),
     "memory": lambda row: row.memory_bytes,
     "seconds": lambda row: row.seconds_per_edit,
+    "slowdown": lambda row: _ratio(row.answering.get("edited"), row.answering.get("unedited")),
 }
-"""What can be compared beside the four properties."""
+"""What can be compared beside the four properties and the worse of two: `slowdown` is that of an answer by the edits."""
 ALIKE = ("options", "batch_size", "chunks", "stream")
 """Rows that differ in one of these are other measurements, which are not averaged."""
-
-
-@dataclass(frozen=True)
-class Side:
-    """One side of a comparison: a property of a method."""
-
-    method: str
-    edits: int
-    property: str = "average"
-    options: Mapping[str, Any] | None = None
-    """Of a variant."""
-
-    def __str__(self) -> str:
-        told = ", ".join(f"{name}={value}" for name, value in (self.options or {}).items())
-        return f"{self.method}{f' ({told})' if told else ''} {self.property} at T={self.edits}"
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """left `is` right * times + by."""
-
-    left: Side | Look
-    is_: str
-    right: Side | Look | float
-    times: float = 1.0
-    by: float = 0.0
-
-    def after(self, edits: int) -> "Comparison":
-        """The same after so many edits."""
-        left, right = (
-            replace(side, edits=edits) if isinstance(side, Side) else side for side in (self.left, self.right)
-        )
-        assert not isinstance(left, float)
-        return replace(self, left=left, right=right)
-
-    def holds(self, left: float, right: float) -> bool:
-        """Whether it does, for these values."""
-        return IS[self.is_](left, right * self.times + self.by)
-
-    def __str__(self) -> str:
-        factor = f"{self.times:g} x " if self.times != 1 else ""
-        margin = f" {'+' if self.by > 0 else '-'} {abs(self.by):g}" if self.by else ""
-        right = f"{self.right:g}" if isinstance(self.right, float) else str(self.right)
-        return f"{self.left} {self.is_} {factor}{right}{margin}"
-
-
-@dataclass(frozen=True)
-class Claim:
-    """What a paper claims."""
-
-    id: str
-    claim: str
-    source: str
-    place: str
-    data: tuple[str, ...]
-    """Kinds of data on which it can be put to the test."""
-    tests: tuple[Comparison, ...] = ()
-    tables: tuple[str, ...] = ()
-    """Published tables that hold the numbers of its comparisons."""
-    plan: str = ""
-    """The plan that makes the rows."""
-    fewer: int = 0
-    """Edits after which a claim is put to the test where no rows have as many edits as the paper: one about what a part
-    of a method is for, which a matrix that is a hundred times smaller tells earlier, or one that is nearly reached."""
-    load: float = 0.0
-    """Edits per million weights of the edited matrix in the paper, for a claim about how much a matrix holds: where no
-    rows have as many edits as the paper, those count that have at least as many for their weights."""
-    analysis: str = ""
-    """The analysis whose findings are compared, rather than rows; `command` makes them."""
-    method: str = ""
-    """Whose edits it must have looked at."""
-    command: str = ""
-    scorer: str = "teacher_forced_token"
 
 
 class Found(NamedTuple):
@@ -118,11 +61,20 @@ class Found(NamedTuple):
     left: float | None
     right: float | None
     published: tuple[float | None, float | None]
+    departures: tuple[tuple[str, str], ...] = ()
+    """Methods, and the options of their rows that are not the paper's, each with the paper's in brackets."""
+
+    @property
+    def measured(self) -> bool:
+        """Whether there are rows for both sides."""
+        return self.left is not None and self.right is not None
 
     @property
     def holds(self) -> bool | None:
-        """None where there are no rows."""
-        return None if self.left is None or self.right is None else self.test.holds(self.left, self.right)
+        """None where there are no rows, or where they cannot tell."""
+        if self.left is None or self.right is None or self.test.at_ceiling(self.left, self.right):
+            return None
+        return self.test.holds(self.left, self.right)
 
     def __str__(self) -> str:
         plain = isinstance(self.test.right, float)
@@ -131,8 +83,10 @@ class Found(NamedTuple):
             for left, right in ((self.left, self.right), self.published)
         )
         there = f"; published {theirs}" if any(value is not None for value in self.published) else ""
-        said = {True: "holds", False: "fails", None: "no rows"}[self.holds]
-        return f"{self.test}: {said}" + (f" ({ours}{there})" if self.holds is not None else "")
+        if not self.measured:
+            return f"{self.test}: no rows"
+        said = {True: "holds", False: "fails", None: "cannot tell"}[self.holds]
+        return f"{self.test}: {said} ({ours}{there})"
 
 
 class Verdict(NamedTuple):
@@ -143,90 +97,151 @@ class Verdict(NamedTuple):
     """Empty, as the data, where nothing was measured anywhere."""
     data: str
     found: tuple[Found, ...]
+    settings: str = BY_DEFAULT
+    """Which rows of the methods that it is about were taken: the default ones, or a key of `settings`."""
+    instead: int = 0
+    """After how many edits it was put to the test, where that is not what the claim says."""
+    note: str = ""
+
+    @property
+    def on(self) -> tuple[str, str]:
+        """Model and data."""
+        return self.model, self.data
 
     @property
     def status(self) -> str:
-        """Reproduced, in part, not, or not measured."""
+        """Reproduced, in part, not, or not measured; at a smaller scale where it is; or that the scores cannot tell."""
         held = [found.holds for found in self.found]
         if False in held:
-            return PARTLY if True in held else NOT_REPRODUCED
-        return REPRODUCED if held and None not in held else NOT_MEASURED
+            status = PARTLY if True in held and not self.claim.every else NOT_REPRODUCED
+        elif not held or not all(found.measured for found in self.found):
+            return NOT_MEASURED
+        elif True not in held:
+            return CANNOT_TELL
+        else:
+            status = PARTLY if None in held else REPRODUCED
+        return f"{status} {SMALLER}" if self.smaller else status
+
+    @property
+    def smaller(self) -> bool:
+        """Whether it was put to the test after far fewer edits than the claim is about."""
+        return 0 < self.instead < NEARLY * max((side.edits for side in self.claim.sides), default=0)
 
     @property
     def why(self) -> str:
-        """The figures that decided, or what is missing."""
-        measured = [found for found in self.found if found.holds is not None]
-        missing = len(self.found) - len(measured)
-        parts = [str(found) for found in measured]
+        """The figures that decided, or what is missing; and what is not the paper's in the rows that they are of."""
+        parts = [str(found) for found in self.found if found.measured]
+        missing = len(self.found) - len(parts)
         if missing:
-            plan = f", see plans/{self.claim.plan}.toml" if self.claim.plan else ""
-            plan = f", see `{self.claim.command}`" if self.claim.command else plan
-            parts.append(
-                f"{missing} of {len(self.found)} comparisons have no {'findings' if self.claim.analysis else 'rows'}{plan}"
-            )
-        return "; ".join(parts)
+            parts.append(f"{missing} of {len(self.found)} comparisons have no {self._what_makes_them()}")
+        apart: dict[str, dict[str, None]] = {}
+        for method, told in (each for found in self.found for each in found.departures):
+            apart.setdefault(method, {})[told] = None
+        if apart:
+            told_of = "; ".join(f"{method} {', '.join(told)}" for method, told in apart.items())
+            parts.append(f"not the paper's, whose stands in brackets: {told_of}")
+        return "; ".join([*parts, *([self.note] if self.note else [])])
+
+    def _what_makes_them(self) -> str:
+        """Rows or findings, and where they would come from."""
+        what = "findings" if self.claim.analysis else "rows"
+        if self.settings != BY_DEFAULT:
+            sets = ((method, all_settings()[self.settings].get(method)) for method in sorted(self.claim.subjects))
+            return f"{what} of " + "; ".join(f"{method} with {pairs(options)}" for method, options in sets if options)
+        if self.claim.command:
+            return f"{what}, see `{self.claim.command}`"
+        return f"{what}, see plans/{self.claim.plan}.toml" if self.claim.plan else what
 
 
 def verdicts(rows: Sequence[Row], analyses: Sequence[Analysis] = ()) -> list[Verdict]:
     """A verdict on every claim, for every model and data set that has rows for it, or else one that there are none.
 
-    The papers ask plain texts: rows of chats say nothing of what they claim.
+    A claim about a method that errata has in a way of its own has more: on rows as published, on those of other settings
+    that `claims.json` names, and on the default. The papers ask plain texts: rows of chats say nothing of what they claim.
     """
-    found = []
     rows = [row for row in rows if not row.chat]
-    groups = dict.fromkeys((row.model, row.data) for row in rows)
-    for claim in claims():
-        if not claim.analysis:
-            on = [_of_rows(claim, rows, *group) for group in groups if group[1].partition(":")[0] in claim.data]
-        else:
-            alike = [a for a in analyses if a.name == claim.analysis and claim.method in ("", a.method)]
-            on = [Verdict(claim, a.model, a.data, tuple(_look(test, a.found) for test in claim.tests)) for a in alike]
-        some = [verdict for verdict in on if any(f.holds is not None for f in verdict.found)]
-        found += some or [Verdict(claim, "", "", tuple(_compare(claim, test, []) for test in claim.tests))]
-    return found
+    return [verdict for claim in claims() for verdict in _all_of(claim, rows, analyses)]
 
 
-@cache
-def claims() -> tuple[Claim, ...]:
-    """All claims."""
-    text = files("errata.bench").joinpath("claims.json").read_text(encoding="utf-8")
-    return tuple(_claim(told) for told in json.loads(text)["claims"])
+def _all_of(claim: Claim, rows: Sequence[Row], analyses: Sequence[Analysis]) -> list[Verdict]:
+    """The verdicts on one claim, as published first; of other settings those that differ from the one on the default."""
+    ways = [name for name, settings in all_settings().items() if claim.subjects & set(settings)]
+    last = () if claim.is_as_published else (BY_DEFAULT,)
+    by_way = {way: _measured(claim, rows, analyses, way) for way in (*ways, *last)}
+    if not any(by_way.values()):
+        return [_open(claim, BY_DEFAULT)]
+    if not ways:
+        return by_way[BY_DEFAULT]
+    published_on = {verdict.on for verdict in by_way[AS_PUBLISHED]}
+    default = {verdict.on: verdict.status for verdict in by_way.get(BY_DEFAULT, ())}
+    note = f"no {'findings' if claim.analysis else 'rows'} {AS_PUBLISHED}"
+    found = by_way.pop(AS_PUBLISHED) or [_open(claim, AS_PUBLISHED)]
+    for verdict in (verdict for some in by_way.values() for verdict in some):
+        if verdict.settings == BY_DEFAULT:
+            found.append(verdict if verdict.on in published_on else verdict._replace(note=note))
+        elif verdict.on in default and verdict.status != default[verdict.on]:
+            found.append(verdict)
+    return [_labelled(verdict) for verdict in found]
 
 
-def _claim(told: Mapping[str, Any]) -> Claim:
-    lists: dict[str, Any] = {name: tuple(told.get(name, ())) for name in ("data", "tables")}
-    tests = tuple(_comparison(test, told.get("edits", 0)) for test in told.get("tests", ()))
-    plain = {name: value for name, value in told.items() if name not in ("edits", "tests", *lists)}
-    return Claim(**plain, **lists, tests=tests)
+def _measured(claim: Claim, rows: Sequence[Row], analyses: Sequence[Analysis], way: str) -> list[Verdict]:
+    """The verdicts of one way to set the methods, where there are rows or findings for some of it."""
+    if claim.analysis:
+        alike = [a for a in analyses if a.name == claim.analysis and claim.method in ("", a.method)]
+        on = [_of_findings(claim, a) for a in alike if _way_of(a) == way]
+    else:
+        groups = dict.fromkeys((row.model, row.data) for row in rows)
+        kinds = [group for group in groups if group[1].partition(":")[0] in claim.data]
+        on = [_of_rows(claim, rows, *group, way) for group in kinds]
+    return [verdict for verdict in on if any(found.measured for found in verdict.found)]
 
 
-def _comparison(told: Mapping[str, Any], edits: int) -> Comparison:
-    left, right = (_side(told[name], edits) for name in ("left", "right"))
-    assert not isinstance(left, float)
-    return Comparison(left, told["is"], right, told.get("times", 1.0), told.get("by", 0.0))
+def _open(claim: Claim, way: str) -> Verdict:
+    return Verdict(claim, "", "", tuple(_compare(claim, test, [], way) for test in claim.tests), way)
 
 
-def _side(told: Any, edits: int) -> Side | Look | float:
-    if not isinstance(told, dict):
-        return float(told)
-    if "at" in told:
-        return Look(**told | {"at": tuple(told["at"])})
-    return Side(**{"edits": edits, **told})
+def _labelled(verdict: Verdict) -> Verdict:
+    """The same, whose claim says what settings it was put to."""
+    way = verdict.settings[0].upper() + verdict.settings[1:]
+    return verdict._replace(claim=replace(verdict.claim, claim=f"{verdict.claim.claim} {way}."))
 
 
-def _look(test: Comparison, found: Mapping[str, Any]) -> Found:
-    left, right = (side.value(found) if isinstance(side, Look) else side for side in (test.left, test.right))
-    assert not isinstance(left, Side)
-    assert not isinstance(right, Side)
-    return Found(test, left, right, (None, None))
+def _way_of(analysis: Analysis) -> str:
+    """The settings under which these edits were made: as published, or else the default ones."""
+    wanted = all_settings()[AS_PUBLISHED].get(analysis.method)
+    as_in_it = wanted and published.agree(analysis.method, _options_of(analysis), wanted, wanted)
+    return AS_PUBLISHED if as_in_it else BY_DEFAULT
 
 
-def _of_rows(claim: Claim, rows: Iterable[Row], model: str, data: str) -> Verdict:
+def _options_of(analysis: Analysis) -> Mapping[str, Any]:
+    """The options of the method whose edits were looked at, those that it did not have then as it was; by default where it
+    does not say.
+    """
+    told = analysis.settings.get("options")
+    return methods.recorded(analysis.method, told) if told else published.defaults(analysis.method)
+
+
+def _of_findings(claim: Claim, analysis: Analysis) -> Verdict:
+    """What an analysis says."""
+    apart = _departures(analysis.method, _options_of(analysis), {})
+    found = []
+    for test in claim.tests:
+        left, right = (
+            side.value(analysis.found) if isinstance(side, Look | Trend) else side for side in (test.left, test.right)
+        )
+        assert not isinstance(left, Side)
+        assert not isinstance(right, Side)
+        found.append(Found(test, left, right, (None, None), apart))
+    return Verdict(claim, analysis.model, analysis.data, tuple(found), _way_of(analysis))
+
+
+def _of_rows(claim: Claim, rows: Iterable[Row], model: str, data: str, way: str) -> Verdict:
     group = [row for row in rows if (row.model, row.data) == (model, data)]
-    found = Verdict(claim, model, data, tuple(_compare(claim, test, group) for test in claim.tests))
+    found = Verdict(claim, model, data, tuple(_compare(claim, test, group, way) for test in claim.tests), way)
     for edits in _instead(claim, group) if found.status == NOT_MEASURED else ():
         tests = {str(test): test for test in (test.after(edits) for test in claim.tests)}
-        other = found._replace(found=tuple(_compare(claim, test, group) for test in tests.values()))
+        alike = tuple(_compare(claim, test, group, way) for test in tests.values())
+        other = found._replace(found=alike, instead=edits)
         if claim.fewer or other.status != NOT_MEASURED:
             return other
     return found
@@ -236,23 +251,27 @@ def _instead(claim: Claim, rows: Sequence[Row]) -> list[int]:
     """After how many edits these rows can put a claim to the test as well, the most first."""
     if not claim.load:
         return [claim.fewer] if claim.fewer else []
-    methods = {side.method for test in claim.tests for side in (test.left, test.right) if isinstance(side, Side)}
+    compared = {side.method for side in claim.sides}
     least: dict[int, float] = {}
     for row in rows:
-        if row.method in methods and row.edits_per_million_weights is not None:
+        if row.method in compared and row.edits_per_million_weights is not None:
             least[row.edits] = min(row.edits_per_million_weights, least.get(row.edits, math.inf))
     return sorted((edits for edits, load in least.items() if load >= claim.load), reverse=True)
 
 
-def _compare(claim: Claim, test: Comparison, rows: Sequence[Row]) -> Found:
-    right = test.right
-    if isinstance(test.left, Look) or isinstance(right, Look):
+def _compare(claim: Claim, test: Comparison, rows: Sequence[Row], way: str) -> Found:
+    left, right = test.left, test.right
+    if not isinstance(left, Side) or isinstance(right, Look | Trend):
         return Found(test, None, None, (None, None))
+    there = published_value(claim, left)
     if isinstance(right, float):
-        return Found(test, _value(test.left, rows, claim.scorer), right, (published_value(claim, test.left), None))
-    pair = (published_value(claim, test.left), published_value(claim, right))
-    rows = _of_both(rows, test.left, right)
-    return Found(test, _value(test.left, rows, claim.scorer), _value(right, rows, claim.scorer), pair)
+        taken = _taken(claim, left, rows, way)
+        return Found(test, _value(left, taken, claim.scorer), right, (there, None), _apart(left, taken))
+    rows = _of_both(rows, left, right)
+    one, other = (_taken(claim, side, rows, way) for side in (left, right))
+    ours, theirs = _value(left, one, claim.scorer), _value(right, other, claim.scorer)
+    apart = (*_apart(left, one), *_apart(right, other)) if one and other else ()
+    return Found(test, ours, theirs, (there, published_value(claim, right)), apart)
 
 
 def _of_both(rows: Sequence[Row], left: Side, right: Side) -> Sequence[Row]:
@@ -284,33 +303,65 @@ def published_value(claim: Claim, side: Side) -> float | None:
     return None
 
 
-def _value(side: Side, rows: Iterable[Row], scorer: str) -> float | None:
-    """The mean over the seeds of one measurement of the side: that with default settings, or else the last."""
-    wanted = side.options or {}
+def _taken(claim: Claim, side: Side, rows: Iterable[Row], way: str) -> Sequence[Row]:
+    """The rows that stand for a side: of a method that the claim is about those that are set this way, and no others; of
+    one that it is compared with, those if there are any, else those by default.
+    """
+    chosen = all_settings().get(way, {}).get(side.method, {})
+    known = [row for row in rows if (row.method, row.edits) == (side.method, side.edits)]
+    found = _measurement(side, known, chosen)
+    return found if found or side.method in claim.subjects else _measurement(side, known, {})
+
+
+def _measurement(side: Side, rows: Iterable[Row], set_to: Mapping[str, Any]) -> Sequence[Row]:
+    """All seeds of one measurement of the side: that whose other settings are the default ones, or else the last."""
+    wanted = {**set_to, **(side.options or {})}
+    told = _variants(side.method).union(*(settings.get(side.method, {}) for settings in all_settings().values()))
     groups: dict[str, list[Row]] = {}
     for row in rows:
-        same = (row.method, row.edits) == (side.method, side.edits)
-        if same and published.agree(side.method, row.options, wanted, _variants(side.method)):
+        if published.agree(side.method, row.options, wanted, told):
             groups.setdefault(json.dumps([getattr(row, name) for name in ALIKE], sort_keys=True), []).append(row)
-    if not groups:
-        return None
     options = published.defaults(side.method)
     plain = [group for group in groups.values() if published.agree(side.method, group[0].options, wanted, options)]
-    chosen = (plain or list(groups.values()))[-1]
-    values = (
-        row.score(side.property, scorer) if side.property in PROPERTIES else OTHERS[side.property](row)
-        for row in chosen
-    )
-    return mean(value for value in values if value is not None)
+    return (plain or list(groups.values()) or [[]])[-1]
+
+
+def _value(side: Side, rows: Iterable[Row], scorer: str) -> float | None:
+    """The mean over these rows."""
+    return mean(value for value in (_property(row, side.property, scorer) for row in rows) if value is not None)
+
+
+def _property(row: Row, name: str, scorer: str) -> float | None:
+    if name == WORSE:
+        both = [row.score(each, scorer) for each in ("generalization", "locality")]
+        return None if None in both else min(value for value in both if value is not None)
+    return row.score(name, scorer) if name in PROPERTIES else OTHERS[name](row)
+
+
+def _apart(side: Side, rows: Sequence[Row]) -> tuple[tuple[str, str], ...]:
+    """What is not the paper's in the settings of these rows, but for what the comparison itself varies."""
+    return _departures(side.method, rows[0].options, side.options or {}) if rows else ()
+
+
+def _departures(method: str, options: Mapping[str, Any], varied: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    default = published.defaults(method)
+    found = []
+    for name, paper in as_in_paper(method).items():
+        ours = options.get(name, default.get(name))
+        if name not in varied and ours != paper:
+            found.append((method, f"{name}={ours} ({paper})"))
+    return tuple(found)
 
 
 @cache
 def _variants(method: str) -> frozenset[str]:
     """The options by which some claim tells variants of a method apart: elsewhere they are as by default."""
-    sides = [
-        side for claim in claims() for test in claim.tests for side in (test.left, test.right) if isinstance(side, Side)
-    ]
-    return frozenset({"layer", *(name for side in sides if side.method == method for name in side.options or ())})
+    sides = [side for claim in claims() for side in claim.sides if side.method == method]
+    return frozenset({"layer", *(name for side in sides for name in side.options or ())})
+
+
+def _ratio(one: float | None, other: float | None) -> float | None:
+    return one / other if one is not None and other else None
 
 
 def _figure(value: float | None) -> str:

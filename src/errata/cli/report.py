@@ -61,6 +61,7 @@ def report(
             told = {
                 "claim": v.claim.id,
                 "status": v.status,
+                "settings": v.settings,
                 "model": v.model or None,
                 "data": v.data or None,
                 "why": v.why,
