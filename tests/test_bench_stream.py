@@ -148,7 +148,8 @@ def test_what_is_there_is_not_measured_again(base, tmp_path):
     assert len(read(tmp_path)) == 9
 
 
-def test_an_interruption_keeps_finished_rows_and_the_next_run_takes_up(base, tmp_path):
+def test_an_interruption_keeps_finished_rows_and_the_next_run_takes_up(base, tmp_path, monkeypatch):
+    monkeypatch.setattr(resume, "WORTH", 0.0)
     stopping = Pretend(stop_at=EDITS[3].prompt)
     with pytest.raises(Interrupted, match=r"after 3 of 4 edits.*takes up") as caught:
         run(a_plan(base, stopping), tmp_path)

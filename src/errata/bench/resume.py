@@ -22,6 +22,8 @@ EVERY = 120.0
 """Seconds between two times that a stream is kept ..."""
 SHARE = 20
 """... but so many times as long as keeping it takes, at the least."""
+WORTH = 10.0
+"""Seconds of a stream that are worth keeping before it is measured."""
 
 
 @dataclass
@@ -71,7 +73,8 @@ class Unfinished:
     def __init__(self, output: Path | None, key: str) -> None:
         """`output` is where the results are kept, `key` what tells this run from others."""
         self.directory = None if output is None else output / FOLDER / key
-        self._due = time.monotonic() + EVERY
+        self._last = time.monotonic()
+        self._due = self._last + EVERY
 
     def samples(self) -> Samples:
         """What was found in the chunks that are over."""
@@ -92,14 +95,15 @@ class Unfinished:
         return Log(**told["log"])
 
     def keep(self, model: EditedModel, start: int, log: Log, samples: Samples, *, now: bool) -> None:
-        """Keep a stream, if it is time or `now`. Raises `StoreError` where the disk is full."""
+        """Keep a stream, if it is time, or `now` if that is worth it. Raises `StoreError` where the disk is full."""
         begun = time.monotonic()
-        if self.directory is None or model.editor is None or not (now or begun >= self._due):
+        due = begun >= self._due or (now and begun - self._last >= WORTH)
+        if self.directory is None or model.editor is None or not due:
             return
         checkpoint.save(model, self.directory)
         self._tell(start, log, samples)
-        took = time.monotonic() - begun
-        self._due = begun + took + max(EVERY, SHARE * took)
+        self._last = time.monotonic()
+        self._due = self._last + max(EVERY, SHARE * (self._last - begun))
 
     def next(self, samples: Samples) -> None:
         """A chunk is over, and the next one has not begun."""
