@@ -10,7 +10,9 @@ stands what `errata tune` chose, from benchmarks/tuning; between `<!-- neighbour
 
 import argparse
 import json
+import math
 import re
+import statistics
 import sys
 import textwrap
 from datetime import datetime
@@ -33,6 +35,7 @@ BLOCK = re.compile(
 )
 NEIGHBOURS = re.compile(r"(?P<begin><!-- neighbours -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
 CHAT = re.compile(r"(?P<begin><!-- chat -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
+FLOOR = re.compile(r"(?P<begin><!-- floor -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
 AGAIN = re.compile(r"(?P<begin><!-- again: (?P<name>\S+) -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
 TUNED = re.compile(r"(?P<begin><!-- tuned: (?P<name>\S+) -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
 
@@ -57,7 +60,10 @@ def rendered(text: str) -> str:
     def repeated(found: re.Match[str]) -> str:
         return f"{found['begin']}\n{again(found['name'])}\n\n{found['end']}"
 
-    text = AGAIN.sub(repeated, CHAT.sub(told, text))
+    def timed(found: re.Match[str]) -> str:
+        return f"{found['begin']}\n{floors(RESULTS / 'speed' / 'floor.json')}\n\n{found['end']}"
+
+    text = FLOOR.sub(timed, AGAIN.sub(repeated, CHAT.sub(told, text)))
     return NEIGHBOURS.sub(beside, TUNED.sub(choices, BLOCK.sub(table, text)))
 
 
@@ -84,6 +90,26 @@ def in_chats(path: Path) -> str:
         shares = [f"{row[chat]['answered']:.2f} {row[chat]['rephrased']:.2f}" for chat in kept]
         lines.append(f"| {method} | " + " | ".join(shares) + " |")
     lines.append("| no edits | " + " | ".join(f"{row['kept']:.2f}" for row in kept.values()) + " |")
+    return "\n".join(lines)
+
+
+def floors(path: Path) -> str:
+    """What an edit of each case takes, and how far that is from what its matrix products must, as Markdown."""
+    found = json.loads(path.read_text(encoding="utf-8"))
+    lines = [
+        "| Case | Steps | s/edit | Gflop | GB | Floor, s | s/edit over floor | over the same products alone |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row in sorted(found["cases"], key=lambda row: row["measured_over_floor"] or math.inf):
+        numbers = (row[name] for name in ("seconds_per_edit", "gflop_per_edit", "gb_per_edit", "floor_seconds"))
+        ratios = (
+            "–" if row[name] is None else f"{row[name]:.1f}"
+            for name in ("measured_over_floor", "measured_over_products")
+        )
+        steps = statistics.median(row["steps"])
+        lines.append(
+            f"| {row['case']} | {steps:g} | {' | '.join(f'{number:.3g}' for number in numbers)} | {' | '.join(ratios)} |"
+        )
     return "\n".join(lines)
 
 
