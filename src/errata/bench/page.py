@@ -25,8 +25,9 @@ table { border-collapse: collapse; font-size: .88rem; }
 th, td { padding: .25rem .6rem; text-align: left; vertical-align: top; }
 th { border-bottom: 2px solid var(--ink); white-space: nowrap; } td { border-bottom: 1px solid var(--line); }
 th:first-child, td:first-child { padding-left: 0; } tbody tr:hover { background: #f6f6f6; }
-.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; } th.long { min-width: 14rem; }
-.good, .part, .bad, .none { white-space: nowrap; } .good, .part, .bad { font-weight: 600; }
+.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+th.long { min-width: 10rem; } th.long:last-child { min-width: 28rem; }
+.good, .part, .bad, .none { min-width: 8rem; } .good, .part, .bad { font-weight: 600; }
 .good { color: #00694c; } .part { color: #8a5a00; } .bad { color: #a8321d; } .none { color: var(--soft); }
 @media (max-width: 48rem) { body { margin: 1rem auto; } svg { max-width: 46rem; } th.long:last-child { min-width: 22rem; } }
 @media print { body { max-width: none; } .wide, figure { overflow: visible; } h2, h3 { break-after: avoid; } }

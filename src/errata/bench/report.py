@@ -118,10 +118,10 @@ def _how_to_read(found: Sequence[Verdict]) -> str:
     return (
         "A verdict speaks of the models that it was found on, and of no others. A claim about a method that errata has in a"
         " way of its own has a verdict on rows that are as published, or the line that there are none, and one on the"
-        " default; other settings are listed where they come out otherwise. Rows *as published* are without what errata has"
-        " added to a method; what is still not the paper's in the rows of a verdict, such as the optimizer, ends it. *At a"
-        f" smaller scale* is a verdict after fewer than nine tenths of the edits that the claim is about. Two scores of"
-        f" {CEILING:g} and more are *at the ceiling*, and their order tells nothing. By settings, where a method without a"
+        " default; other settings are listed where they come out otherwise. Rows as published are without what errata has"
+        " added to a method; what is still not the paper's in the rows of a verdict, such as the optimizer, ends it. At a"
+        f" smaller scale is a verdict after fewer than nine tenths of the edits that the claim is about. Two scores of"
+        f" {CEILING:g} and more are at the ceiling, and their order tells nothing. By settings, where a method without a"
         f" way of its own counts as by default: {'; '.join(told)}."
     )
 
