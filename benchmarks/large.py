@@ -14,7 +14,6 @@ import argparse
 import json
 import statistics
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -63,8 +62,7 @@ def built(told: argparse.Namespace) -> LlamaForCausalLM:
     """An untrained Llama of this shape on this device."""
     config = LlamaConfig(
         hidden_size=told.width, intermediate_size=told.ff, num_hidden_layers=told.layers, vocab_size=told.vocabulary,
-        num_attention_heads=told.width // 32 if told.width < 4096 else 32,
-        num_key_value_heads=told.width // 32 if told.width < 4096 else 32,
+        num_attention_heads=min(32, told.width // 32), num_key_value_heads=min(32, told.width // 32),
     )  # fmt: skip
     torch.manual_seed(0)
     with torch.device(told.device):
@@ -127,7 +125,6 @@ def measured(base: Any, tokenizer: Any, case: str, told: argparse.Namespace, mos
     with products:
         counted = model.edit(some[-1])
     rows = model.rows([(context, some[-1].target) for context in model.contexts(some[-1].prompt)])
-    # The floor of the median edit: what is counted is of one edit, whose steps may be more or fewer.
     floor, bare = products.floor(most), products.seconds(device)
     seconds, pairs = statistics.median(taken[True]), zip(taken[False], taken[True], strict=True)
     found = {
@@ -173,7 +170,7 @@ def used(base: Any, tokenizer: Any, case: str, told: argparse.Namespace) -> list
     return rows
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--device", default="cuda")
@@ -186,9 +183,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=7, help="pairs of calls, with the edits and without")
     add_cases(parser, CASES)
     parser.add_argument("--used", default=";".join(USED), help="cases of use; an empty text for none")
-    told = parser.parse_args(argv)
-    cases = cases_of(parser, told, CASES)
+    told = parser.parse_args()
+    cases, use = cases_of(parser, told, CASES), [case for case in told.used.split(";") if case]
     _, tokenizer = load("atlas")
+    if unknown := sorted(set(use) - set(USED)):
+        parser.error(f"--used {';'.join(unknown)}: there are {'; '.join(USED)}")
+    if told.device.startswith("cuda") and not torch.cuda.is_available():
+        parser.error("there is no GPU here; --device cpu, with a small --width, --ff and --layers, runs all the same")
+    if told.width < 64 or told.width % 32:
+        parser.error(f"--width {told.width}: a multiple of 32, from 64 on")
+    if told.vocabulary < len(tokenizer):
+        parser.error(f"--vocabulary {told.vocabulary}: at least the atlas's {len(tokenizer)}")
+    if min(told.ff, told.edits, told.repeats) < 1 or told.layers < 2:
+        parser.error("--ff, --edits and --repeats: at least 1; --layers: at least 2")
     base: Any = built(told)
     most = ceilings(base.device, list(dict.fromkeys((base.dtype, torch.float32, torch.float64))))
     found: dict[str, Any] = {
@@ -201,7 +208,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for case in cases:
         found["edits"].append(measured(base, tokenizer, case, told, most))
         sys.stderr.write(f"{json.dumps(found['edits'][-1])}\n")
-    for case in filter(None, told.used.split(";")):
+    for case in use:
         found["use"] += used(base, tokenizer, case, told)
         sys.stderr.write(f"{json.dumps(found['use'][-4:])}\n")
     sys.stdout.write(json.dumps(found, indent=2) + "\n")

@@ -90,11 +90,14 @@ def test_a_missing_field_is_named():
 
 def test_a_row_that_was_not_written_to_its_end_is_none(tmp_path):
     """As a machine leaves it that stops while it writes; the next row takes its place."""
-    rows = [a_row(), a_row(edits=100)]
+    rows = [a_row(data="jsonl:Zürich–Łódź.jsonl"), a_row(edits=100, data="jsonl:東京.jsonl")]
     append(tmp_path, rows[:1])
-    with (tmp_path / FILE).open("a") as file:
-        file.write(json.dumps(rows[1].to_record())[:-30])
-    assert read(tmp_path) == rows[:1]
+    line = json.dumps(rows[1].to_record(), ensure_ascii=False).encode()
+    for torn in (line[: line.index("東".encode()) + 1], line[:-30]):
+        with (tmp_path / FILE).open("ab") as file:
+            file.write(torn)
+        assert read(tmp_path) == rows[:1]
+        ready(tmp_path)
     append(tmp_path, rows[1:])
     assert read(tmp_path) == rows
     whole = (tmp_path / FILE).read_text()

@@ -1,5 +1,6 @@
 """Streams of edits: what is made, measured, kept and resumed."""
 
+import json
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -8,6 +9,7 @@ import torch
 
 from errata.bench import Plan, read, resume, run
 from errata.bench.record import FILE
+from errata.bench.resume import Unfinished
 from errata.bench.stream import batches
 from errata.edit import Edit, Probe
 from errata.editor import Editor
@@ -196,12 +198,24 @@ def test_a_stream_that_was_kept_badly_is_begun_anew(base, tmp_path, monkeypatch)
     with pytest.raises(Interrupted):
         run(stopping, tmp_path)
     (kept,) = (tmp_path / resume.FOLDER).iterdir()
-    for damage in ((kept / "errata.json", "{"), (kept / resume.FILE, "{")):
-        damage[0].write_text(damage[1])
+    stream = (kept / resume.FILE).read_text()
+    another = stream.replace(json.loads(stream)["model"], "0" * 64)  # as a kill between the two files leaves it
+    for name, damage in (("errata.json", "{"), *((resume.FILE, text) for text in ("{", "[1]", '{"log": 1}', another))):
+        (kept / name).write_text(damage)
         calls.clear()
         with pytest.raises(Interrupted):
             run(stopping, tmp_path)
-        assert calls == [edit.prompt for edit in EDITS]
+        assert calls == [edit.prompt for edit in EDITS], (name, damage)
+
+
+def test_chunks_that_are_over_are_found_again_without_the_row_of_all(base, tmp_path, monkeypatch):
+    monkeypatch.setattr(Unfinished, "forget", lambda _: None)
+    plan = a_plan(base, checkpoints=(2,), chunks=2)
+    rows = results(run(plan, tmp_path))
+    (tmp_path / FILE).unlink()
+    calls.clear()
+    assert results(run(plan, tmp_path)) == rows
+    assert calls == [edit.prompt for edit in EDITS[2:]], "the first chunk was kept"
 
 
 def test_results_that_cannot_be_kept_are_refused_before_anything_is_run(base, tmp_path):

@@ -172,6 +172,12 @@ def test_a_step_beyond_the_end_moves_nothing() -> None:
     assert torch.equal(seen[steps], x), "the parameters at which the end was seen"
 
 
+def test_a_step_beyond_the_range_of_numbers_fails_the_edit() -> None:
+    x = torch.zeros(3).requires_grad_()
+    with pytest.raises(EditFailed, match=r"step 0 failed: .*; try a smaller learning rate"):
+        fit_alone([x], lambda: bowl(x), 5, OPTIMIZERS["sgd"]([x], lr=1e300))
+
+
 def test_a_loss_that_is_not_finite_fails_the_edit() -> None:
     x = torch.zeros(3).requires_grad_()
     with pytest.raises(EditFailed, match=r"the loss became (nan|inf) at step \d+; try a smaller learning rate"):

@@ -1,8 +1,9 @@
 """Captured: the steps of an optimisation as one CUDA graph, which a GPU replays by itself.
 
-At the sizes of an edit a GPU works off the kernels of a step sooner than a host can start them. So a step is run once as
-it is, then recorded, and from there on replayed whole. What the host would decide between two steps is decided on the
-device: a step that finds the end reached leaves everything as it is. The host looks every few steps whether it has.
+The kernels of a step are short at the size of an edit, so that starting them may take a host longer than they take. So a
+step is run once as it is, then recorded, and from there on replayed whole. What the host would decide between two steps is
+decided on the device: a step that finds the end reached leaves everything as it is. The host looks every few steps whether
+it has.
 """
 
 from collections.abc import Callable, Iterator

@@ -177,8 +177,9 @@ def restore(model: "EditedModel", directory: Path) -> None:
 def _put(
     model: "EditedModel", manifest: dict[str, Any], files: tuple[dict[str, Tensor], list[Edit]], directory: Path
 ) -> None:
-    tensors, model.history = files
+    tensors, history = files
     fill(model, tensors, manifest["sites"], directory)
+    model.history = history
     model.batches = [size for size, times in manifest["batches"] for _ in range(times)]
     model.sampling.prefixes = None if manifest["prefixes"] is None else tuple(manifest["prefixes"])
 

@@ -5,7 +5,8 @@ and ask for no value of a tensor. `tests/test_captured.py` holds every method to
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -140,8 +141,11 @@ def fit_each(
     recorded = len(problems) == 1 and (stop is None or stop.over == 1) and recorded_on(problems[0][0])
     optims = [_optimizer(optimizer, own, lr, weight_decay, recorded) for own in problems]
     if recorded:
-        own, alone = problems[0], {"clip": clip, "stop": stop, "gradient": gradient, "after": after}
-        return [fit_alone(own, lambda: losses([0])[0], steps, optims[0], **alone)]  # type: ignore[arg-type]
+        return [
+            fit_alone(
+                problems[0], lambda: losses([0])[0], steps, optims[0], clip=clip, stop=stop, gradient=gradient, after=after
+            )
+        ]  # fmt: skip
     found: list[list[float]] = [[] for _ in problems]
     moving = list(range(len(problems)))
     for step in range(steps + 1):
@@ -158,15 +162,11 @@ def fit_each(
             parameter.grad = grad
         if gradient is not None:
             gradient()
-        try:
+        with _in_range(step, lr):
             for i in moving:
                 if clip is not None:
                     torch.nn.utils.clip_grad_norm_(list(problems[i]), clip)
                 optims[i].step()
-        except RuntimeError as error:  # a step size beyond the range of the dtype
-            if is_full(error):
-                raise
-            raise EditFailed(f"step {step} failed: {error}; try a smaller learning rate (lr={lr:g})") from error
         if after is not None:
             with torch.no_grad():
                 after()
@@ -188,7 +188,7 @@ def fit_alone(
 
     The same steps to the same end; one that is taken beyond it moves nothing. `stop` is about the last loss alone.
     """
-    device = parameters[0].device
+    device, lr = parameters[0].device, optimizer.param_groups[0]["lr"]
     losses = torch.full((steps + 1,), math.nan, device=device)
     last = torch.full((), math.inf, device=device)
     at = torch.zeros((), dtype=torch.long, device=device)
@@ -208,9 +208,10 @@ def fit_alone(
             parameter.grad = grad
         if gradient is not None:
             gradient()
-        if clip is not None:
-            torch.nn.utils.clip_grad_norm_(list(parameters), clip)
-        optimizer.step()
+        with _in_range(0, lr):  # later ones are not called
+            if clip is not None:
+                torch.nn.utils.clip_grad_norm_(list(parameters), clip)
+            optimizer.step()
         with torch.no_grad():
             if after is not None:
                 after()
@@ -220,7 +221,7 @@ def fit_alone(
 
     repeated(step, over, steps + 1)
     found = losses[: int(at) + 1].tolist()
-    _check(found[-1], len(found) - 1, optimizer.param_groups[0]["lr"])
+    _check(found[-1], len(found) - 1, lr)
     return Trace(tuple(found))
 
 
@@ -230,6 +231,17 @@ def _optimizer(
     """An optimizer of this name; one whose steps are recorded counts them on the device."""
     options: dict[str, Any] = {"capturable": True} if recorded and name == "adam" else {}
     return OPTIMIZERS[name](list(parameters), lr=lr, weight_decay=weight_decay, **options)  # type: ignore[call-arg]
+
+
+@contextmanager
+def _in_range(step: int, lr: float) -> Iterator[None]:
+    """Scope: a step whose size is beyond the range of the dtype raises `EditFailed`."""
+    try:
+        yield
+    except RuntimeError as error:
+        if is_full(error):
+            raise
+        raise EditFailed(f"step {step} failed: {error}; try a smaller learning rate (lr={lr:g})") from error
 
 
 def _check(loss: float, step: int, lr: float) -> None:

@@ -132,13 +132,13 @@ def read(path: Path) -> list[Row]:
     """
     path = path / FILE if path.is_dir() else path
     try:
-        text = path.read_text(encoding="utf-8")
+        content = path.read_bytes()
+        text = content[: _whole(content)].decode()
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror or error}") from None
     except UnicodeDecodeError as error:
         raise DamagedFile(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from None
-    whole = text[: _whole(text.encode())] if text and text[-1] != "\n" else text
-    return [_row(path, n, line) for n, line in enumerate(whole.split("\n"), start=1) if line.strip()]
+    return [_row(path, n, line) for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
 
 
 def kept(output: Path | None) -> list[Row]:
@@ -194,7 +194,9 @@ def _whole(text: bytes) -> int:
     """The length of a results file without a line that was not written to its end."""
     end = text.rfind(b"\n") + 1
     try:
-        json.loads(text[end:] or b"{}")
+        json.loads(text[end:].decode() or "{}")
+    except UnicodeDecodeError as error:  # in the middle of a character, or no text at all
+        return end if error.reason == "unexpected end of data" else len(text)
     except ValueError:
         return end
     return len(text)

@@ -67,6 +67,23 @@ Samples = dict[int, list[Sample]]
 """Checkpoint -> what was found there, chunk after chunk."""
 
 
+class Told(NamedTuple):
+    """What a file says of a run."""
+
+    start: int
+    """The edit that its stream begins at; -1 between two chunks."""
+    log: Log
+    samples: Samples
+    model: str = ""
+    """The sha256 of the manifest of the model that belongs to this log: one is written before the other."""
+
+    @classmethod
+    def read(cls, told: Any) -> Self:
+        """What JSON says. Raises what comes of JSON that says something else."""
+        samples = {int(t): [Sample.read(each) for each in found] for t, found in told["samples"].items()}
+        return cls(told["start"], Log(**told["log"]), samples, told["model"])
+
+
 class Unfinished:
     """What is kept of one run of one plan, in a directory of its own; nothing where results are not kept."""
 
@@ -75,24 +92,28 @@ class Unfinished:
         self.directory = None if output is None else output / FOLDER / key
         self._last = time.monotonic()
         self._due = self._last + EVERY
+        self._found = self._read()
 
+    @property
     def samples(self) -> Samples:
-        """What was found in the chunks that are over."""
-        return {int(t): [Sample.read(each) for each in found] for t, found in self._told().get("samples", {}).items()}
+        """What was found in the chunks that were over."""
+        return self._found.samples
 
     def resume(self, model: EditedModel, start: int, last: int) -> Log:
         """Bring a fresh model to where the stream that begins at edit `start` was kept, if after at most `last` edits.
 
-        Returns its log, an empty one where nothing can be gone on from.
+        Returns its log, an empty one where nothing can be gone on from: that is no loss but of time.
         """
-        told = self._told()
-        if self.directory is None or told.get("start") != start or not 0 < told["log"]["done"] <= last:
+        told = self._found
+        if self.directory is None or told.start != start or not 0 < told.log.done <= last:
             return Log()
         try:
+            if checkpoint.read_manifest(self.directory)["sha256"] != told.model:
+                return Log()
             checkpoint.restore(model, self.directory)
-        except ErrataError:  # of no use, and no loss but of time
+        except ErrataError:
             return Log()
-        return Log(**told["log"])
+        return told.log
 
     def keep(self, model: EditedModel, start: int, log: Log, samples: Samples, *, now: bool) -> None:
         """Keep a stream, if it is time, or `now` if that is worth it. Raises `StoreError` where the disk is full."""
@@ -100,15 +121,13 @@ class Unfinished:
         due = begun >= self._due or (now and begun - self._last >= WORTH)
         if self.directory is None or model.editor is None or not due:
             return
-        checkpoint.save(model, self.directory)
-        self._tell(start, log, samples)
+        self._write(Told(start, log, samples, checkpoint.save(model, self.directory)["sha256"]))
         self._last = time.monotonic()
         self._due = self._last + max(EVERY, SHARE * (self._last - begun))
 
     def next(self, samples: Samples) -> None:
         """A chunk is over, and the next one has not begun."""
-        if self.directory is not None:
-            self._tell(-1, Log(), samples)
+        self._write(Told(-1, Log(), samples))
 
     def forget(self) -> None:
         """The rows are there."""
@@ -117,19 +136,20 @@ class Unfinished:
             if self.directory.parent.is_dir() and not any(self.directory.parent.iterdir()):
                 self.directory.parent.rmdir()
 
-    def _tell(self, start: int, log: Log, samples: Samples) -> None:
-        assert self.directory is not None
-        found = {str(t): each for t, each in samples.items()}
-        text = json.dumps({"start": start, "log": asdict(log), "samples": found}, default=dict)
+    def _write(self, told: Told) -> None:
+        if self.directory is None:
+            return
+        text = json.dumps(told._asdict() | {"log": asdict(told.log)}, default=dict)
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             disk.replace_all(self.directory, {FILE: text.encode()})
         except OSError as error:
             raise StoreError(f"{self.directory} cannot be written: {error.strerror or error}") from None
 
-    def _told(self) -> dict[str, Any]:
+    def _read(self) -> Told:
+        """What was kept; nothing where there is nothing, or nothing that can be read."""
+        nothing = Told(-1, Log(), {})
         try:
-            told: dict[str, Any] = json.loads((self.directory / FILE).read_bytes()) if self.directory else {}
-        except (OSError, ValueError):
-            return {}
-        return told
+            return Told.read(json.loads((self.directory / FILE).read_bytes())) if self.directory else nothing
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return nothing

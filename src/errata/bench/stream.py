@@ -114,8 +114,7 @@ class Bench:
     def _carry_out(self, r: Run, missing: Sequence[int]) -> Iterator[Row]:
         """Make the edits up to the last checkpoint that has no row, and find the rows that there are not."""
         kept = Unfinished(self.output, self._blank(r, missing[-1]).key)
-        found = kept.samples() if len(r.starts) > 1 else {}
-        samples: Samples = {t: found.get(t, []) for t in missing}
+        samples: Samples = {t: kept.samples.get(t, []) if len(r.starts) > 1 else [] for t in missing}
         provenance.reset_peak_memory()
         over = min(map(len, samples.values()))
         self.done += over * missing[-1]
@@ -132,7 +131,8 @@ class Bench:
                     samples[t].append(self._sample(model, edits[:t], log))
                     if start == r.starts[-1]:
                         yield self._filled(self._blank(r, t), samples[t], model, edits[:t])
-            kept.next(samples)
+            if start != r.starts[-1]:
+                kept.next(samples)
         kept.forget()
 
     @contextmanager

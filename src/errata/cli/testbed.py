@@ -50,9 +50,7 @@ def train(
         Literal["float32", "bfloat16"] | None,
         typer.Option(help="Of the products; by default bfloat16 where the device multiplies in it by itself."),
     ] = None,
-    tokens: Annotated[
-        int | None, typer.Option(help="Of facts in a step, 1,280 by default; on a GPU many more take no longer.")
-    ] = None,
+    tokens: Annotated[int | None, typer.Option(help="Of facts in a step, 1,280 by default; more for a GPU.")] = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:

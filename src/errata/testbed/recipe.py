@@ -37,7 +37,7 @@ class Budget:
     precision: str | None = None
     """Of the products, one of `PRECISIONS`; the quickest of the device, where none is given."""
     tokens: int | None = None
-    """Of facts, that a step reads; `FACT_TOKENS` where none is given. A GPU works off many more in the same time."""
+    """Of facts, that a step reads; `FACT_TOKENS` where none is given."""
 
     def __post_init__(self) -> None:
         if (self.minutes is None) == (self.steps is None):
