@@ -193,6 +193,43 @@ def test_a_dry_run_counts_and_runs_nothing(tmp_path, tiny):
     assert found["weights_bytes"] == 4 * sum(p.numel() for p in tiny_llama(layers=2).parameters())
 
 
+def test_a_timed_dry_run_tries_what_has_no_rows_and_keeps_nothing(tmp_path, tiny):
+    model, edits = tiny
+    path = written(tmp_path, HEAD + '[[method]]\nname = "none"\n' + GRACE)
+    common = (path, "--model", model, "--data", edits, "--output", tmp_path / "out")
+    result = run(*common, "--dry-run", "--timed")
+    assert "[1/2] trying none" in result.stderr
+    assert "[2/2] trying grace (steps=5)" in result.stderr
+    assert "of scoring, from two edits of each case" in result.stdout
+    assert "MB in all while it was tried" in result.stdout
+    assert not (tmp_path / "out").exists()
+    found = json.loads(run(*common, "--dry-run", "--timed", "--json").stdout)
+    assert found["seconds"] > 0
+    assert found["scoring"] > 0
+    assert found["unknown"] == []
+    run(*common, "--method", "none")
+    again = run(*common, "--dry-run", "--timed")
+    assert "trying none" not in again.stderr, "its rows are there"
+    assert "edits:   3\n" in again.stdout
+    run(*common)
+    over = run(*common, "--dry-run", "--timed")
+    assert "trying" not in over.stderr
+    assert "time:    none: all rows are there" in over.stdout
+
+
+def test_a_case_that_cannot_be_tried_is_told_and_the_others_are(tmp_path, tiny):
+    text = HEAD + '[[method]]\nname = "grace"\noptions = { layer = 9 }\n[[method]]\nname = "none"\n'
+    result = run(written(tmp_path, text), "--model", tiny[0], "--data", tiny[1], "--dry-run", "--timed")
+    assert "not tried: grace (layer=9): layer 9 is out of range" in result.stderr
+    assert "unknown for grace (they could not be tried)" in result.stdout
+
+
+def test_timing_is_for_a_dry_run(tmp_path, tiny):
+    said = run(written(tmp_path, HEAD + GRACE), "--data", tiny[1], "--timed", code=2).stderr
+    assert said == "error: --timed is for a dry run: errata bench PLAN.toml --dry-run --timed\n"
+    assert "--dry-run --timed is for a plan file" in run("--timed", code=2).stderr
+
+
 def test_a_method_that_cannot_be_run_is_told_and_the_others_are_run(tmp_path, tiny):
     text = HEAD + '[[method]]\nname = "grace"\noptions = { layer = 9 }\n[[method]]\nname = "none"\n'
     result = run(written(tmp_path, text), "--model", tiny[0], "--data", tiny[1], "--edits", "1", code=1)

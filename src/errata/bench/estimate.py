@@ -1,4 +1,7 @@
-"""Estimate: what a plan costs, before it is run: streams, edits, memory from the model's sizes, time from earlier rows."""
+"""Estimate: what a plan costs, before it is run: streams, edits, memory from the model's sizes, time from earlier rows.
+
+Or time from a trial of each case (`errata.bench.trial`), which also tells what scoring takes.
+"""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -7,6 +10,7 @@ from torch import nn
 
 from errata.bench.plan import Plan, Run
 from errata.bench.record import Row
+from errata.bench.trial import Pace
 from errata.metrics import mean
 from errata.sites import find_sites
 
@@ -31,39 +35,58 @@ class Estimate(NamedTuple):
     editing_bytes: int
     """The most that a method adds to it. Activations, which depend on the length of the texts, are not counted."""
     seconds: float
-    """Editing alone, where earlier rows tell how long an edit takes ..."""
+    """Editing alone, where a trial or earlier rows tell how long an edit takes ..."""
     unknown: tuple[str, ...]
     """... and the methods for which none does."""
+    scoring: float | None = None
+    """Seconds of scoring, where it was tried."""
+    peak_memory_mb: float | None = None
+    """The most that a trial took."""
 
 
-def estimate(plans: Sequence[Plan], earlier: Iterable[Row] = (), bytes_per_weight: int | None = None) -> Estimate:
+def estimate(
+    plans: Sequence[Plan], earlier: Iterable[Row] = (), bytes_per_weight: int | None = None,
+    paces: Sequence[Pace | None] = (),
+) -> Estimate:  # fmt: skip
     """The cost of plans, of which the bases may be outlines on `meta`.
 
-    `earlier` rows are those of the output: what they hold is not measured again, and their seconds per edit are taken.
+    `earlier` rows are those of the output: what they hold is not measured again, and their seconds per edit are taken
+    where no trial was made of a plan. `paces` are trials, one a plan.
     """
     earlier = list(earlier)
-    streams = edits = found = rows = 0
-    seconds, unknown = 0.0, set()
-    for plan in plans:
-        for run in plan.runs():
-            missing = [t for t in run.checkpoints if not any(_is(row, plan, run, t) for row in earlier)]
-            rows += len(run.checkpoints)
-            found += len(run.checkpoints) - len(missing)
-            if not missing:
-                continue
+    streams = edits = missed = rows = 0
+    seconds, scoring, unknown = 0.0, 0.0, set()
+    for plan, pace in zip(plans, paces or [None] * len(plans), strict=True):
+        rows += sum(len(run.checkpoints) for run in plan.runs())
+        for run, missing in to_do(plan, earlier):
             count = missing[-1] * len(run.starts)
             streams += len(run.starts)
             edits += count
-            each = _seconds(plan, earlier)
+            missed += len(missing)
+            each = _seconds(plan, earlier) if pace is None else pace.editing
             if each is None:
                 unknown.add(plan.method)
             else:
                 seconds += each * count
+            if pace is not None:
+                seconds += pace.setting_up * len(run.starts)
+                scoring += pace.scoring * sum(missing) * len(run.starts)
+    peaks = [pace.peak_memory_mb for pace in paces if pace is not None and pace.peak_memory_mb is not None]
     return Estimate(
-        len(plans), streams, edits, found, rows,
+        len(plans), streams, edits, rows - missed, rows,
         max((_weights(plan.base, bytes_per_weight) for plan in plans), default=0),
         max((_editing(plan) for plan in plans), default=0), seconds, tuple(sorted(unknown)),
+        scoring if any(paces) else None, max(peaks, default=None),
     )  # fmt: skip
+
+
+def to_do(plan: Plan, earlier: Iterable[Row]) -> list[tuple[Run, list[int]]]:
+    """The runs of a plan that have rows to find, and after how many edits."""
+    earlier = list(earlier)
+    missing = [
+        (run, [t for t in run.checkpoints if not any(_is(row, plan, run, t) for row in earlier)]) for run in plan.runs()
+    ]
+    return [(run, points) for run, points in missing if points]
 
 
 def _is(row: Row, plan: Plan, run: Run, t: int) -> bool:

@@ -42,6 +42,9 @@ def bench(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="PLAN: say how many runs and edits, how much memory and time; run none.")
     ] = False,
+    timed: Annotated[
+        bool, typer.Option("--timed", help="--dry-run: make and score two edits of each case, for how long they take.")
+    ] = False,
     engine: Annotated[
         Literal["local", "ray"], typer.Option(help="PLAN: run it in this process, or spread it over a Ray cluster.")
     ] = "local",
@@ -67,6 +70,7 @@ def bench(
     Example:
       errata bench --model atlas --data atlas --method memoir,wise,grace,ft_l --edits 1,10,100 --output results
       errata bench --model CHATMODEL --chat --data facts.jsonl --method memoir,none --output chatting
+      errata bench plans/wise-table-10.toml --dry-run --timed
       errata bench plans/wise-table-10.toml --model atlas --data atlas --output merging
       errata bench plans/atlas.toml --method memoir,wise --edits 10 --output atlas
       errata bench plans/atlas.toml --output atlas --engine ray --gpus-each 0.5
@@ -74,7 +78,7 @@ def bench(
     if plan is not None:
         bench_plan(ctx, plan)
         return
-    for name, given in (("--dry-run", dry_run), ("--engine ray", engine == "ray")):
+    for name, given in (("--dry-run", dry_run), ("--dry-run --timed", timed), ("--engine ray", engine == "ray")):
         if given:
             raise BadOption(f"{name} is for a plan file: errata bench PLAN.toml {name}")
     points = numbers(edits)
@@ -93,8 +97,11 @@ def bench_plan(ctx: typer.Context, path: Path) -> None:
     from errata.cli import plan
 
     file, given = plan.read(ctx, path), ctx.params
+    if given["timed"] and not given["dry_run"]:
+        raise BadOption("--timed is for a dry run: errata bench PLAN.toml --dry-run --timed")
     if given["dry_run"]:
-        estimate = plan.dry_run(file, given["output"], given["dtype"], given["on_error"])
+        how = {name: given[name] for name in ("timed", "device", "dtype", "on_error")}
+        estimate = plan.dry_run(file, given["output"], **how)
         if given["as_json"]:
             emit(estimate._asdict())
         else:

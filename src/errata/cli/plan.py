@@ -12,18 +12,21 @@ from errata.cli.terminal import duration, meter, say
 from errata.errors import BadOption, ErrataError, Interrupted
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from errata.bench import Plan, Row
     from errata.bench.cluster import Share
     from errata.bench.dispatch import Told
     from errata.bench.estimate import Estimate
     from errata.bench.plan_file import PlanFile
+    from errata.bench.trial import Pace
     from errata.data.catalogue import OnError
 
 ON_RAY = {"address", "cpus_each", "gpus_each"}
 """What is only for --engine ray."""
 OVERRIDES = {"model", "data", "method", "edits", "seed", "chunks", "irrelevant", "chat"}
 """What the command line may say in place of the plan (of its methods: which) ..."""
-HOW = {"plan", "dry_run", "output", "device", "dtype", "as_json", "on_error", "engine", *ON_RAY}
+HOW = {"plan", "dry_run", "timed", "output", "device", "dtype", "as_json", "on_error", "engine", *ON_RAY}
 """... and what is about how to run it."""
 
 
@@ -136,22 +139,55 @@ def _left(begun: float, done: int, to_do: int) -> str:
     return f"; about {duration((time.monotonic() - begun) / done * to_do)} left" if done and to_do else ""
 
 
-def dry_run(file: "PlanFile", output: Path | None, dtype: str, on_error: "OnError") -> "Estimate":
-    """What a plan costs. No weights are loaded."""
+def dry_run(
+    file: "PlanFile", output: Path | None, *, timed: bool, device: str | None, dtype: str, on_error: "OnError"
+) -> "Estimate":
+    """What a plan costs. No weights are loaded, unless it is to be `timed`: then each of its cases is tried."""
     from errata import loading
     from errata.bench import record
-    from errata.bench.estimate import estimate
+    from errata.bench.estimate import estimate, to_do
     from errata.bench.plan import model_name
     from errata.bench.plan_file import expanded
 
     streams = file.streams(on_error)
     plans: list[Plan] = []
     sizes = []
+    paces: list[Pace | None] = []
+    known = record.kept(output)
     for model in map(expanded, file.model):
         base = loading.outline(model)
         sizes.append(_bytes_per_weight(base, dtype))
-        plans += file.plans(base, None, model_name(model), streams)
-    return estimate(plans, record.kept(output), max(sizes))
+        own = list(file.plans(base, None, model_name(model), streams))
+        plans += own
+        if timed and any(to_do(plan, known) for plan in own):
+            base, tokenizer = loading.load(model, dtype=dtype, device=device)
+            real = list(file.plans(base, tokenizer, model_name(model), streams))
+            paces += _paces(file, real, known)
+        elif timed:
+            paces += [None] * len(own)
+    return estimate(plans, known, max(sizes), paces)
+
+
+def _paces(file: "PlanFile", plans: "Sequence[Plan]", known: "Sequence[Row]") -> "Iterator[Pace | None]":
+    """A trial of each plan on one model that has rows to find; None for the others, and where it fails, which is told."""
+    from errata.bench.estimate import to_do
+    from errata.bench.trial import tried
+    from errata.metrics import Reference
+
+    reference = Reference()
+    for i, plan in enumerate(plans):
+        if not to_do(plan, known):
+            yield None
+            continue
+        case = file.cases[i % len(file.cases)]
+        say(f"[{i + 1}/{len(plans)}] trying {case}: {plan.data} on {plan.model}, seed {plan.seed}")
+        try:
+            yield tried(plan, reference)
+        except Interrupted:
+            raise
+        except ErrataError as error:
+            say(f"not tried: {case}: {error}")
+            yield None
 
 
 def _bytes_per_weight(base: Any, dtype: str) -> int:
@@ -169,10 +205,16 @@ def _bytes_per_weight(base: Any, dtype: str) -> int:
 
 def told(file: "PlanFile", estimate: "Estimate") -> str:
     """An estimate in words."""
-    time_told = f"about {duration(estimate.seconds)} of editing, from earlier rows, and the scoring"
+    if estimate.scoring is None:
+        source, missing = "from earlier rows, and the scoring", "no earlier rows: try two edits of each with --timed"
+    else:
+        source = f"and {duration(estimate.scoring)} of scoring, from two edits of each case, made and scored here"
+        missing = "they could not be tried"
+    time_told = f"about {duration(estimate.seconds)} of editing{',' * (estimate.scoring is None)} {source}"
     if estimate.unknown:
         known = f"at least {time_told}; " if estimate.seconds else ""
-        time_told = f"{known}unknown for {', '.join(estimate.unknown)} (no earlier rows; give --output with some)"
+        time_told = f"{known}unknown for {', '.join(estimate.unknown)} ({missing})"
+    peak = f", at most {estimate.peak_memory_mb:,.0f} MB in all while it was tried" if estimate.peak_memory_mb else ""
     memory = (
         f"{estimate.weights_bytes / 1e6:,.0f} MB of weights, at most {estimate.editing_bytes / 1e6:,.0f} MB to edit"
     )
@@ -182,7 +224,7 @@ def told(file: "PlanFile", estimate: "Estimate") -> str:
             f"runs:    {estimate.plans}, in {estimate.streams} streams from the unedited model",
             f"edits:   {estimate.edits:,}",
             f"rows:    {estimate.rows}, of which {estimate.found} are there",
-            f"memory:  {memory}; activations not counted",
+            f"memory:  {memory}; activations not counted{peak}",
             f"time:    {time_told if estimate.edits else 'none: all rows are there'}",
         )
     )
