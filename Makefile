@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format docs bench atlas venv clean
+.PHONY: help demo test extras check format docs bench atlas venv clean
 
 help:  ## show this text
 	@echo "errata: lifelong knowledge editing for language models. Start with 'make demo'."
@@ -19,6 +19,10 @@ demo: $(READY)  ## edit the small model that comes with errata: on a laptop, wit
 
 test: $(READY)  ## run the tests on two cores (ARGS="-k wise" selects some)
 	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -q $(ARGS)
+
+extras: $(READY)  ## install the extras ray and eval, and run their tests: two workers of Ray, lm-eval
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[ray,eval]'
+	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(ARGS) tests/test_cluster.py tests/test_ability.py
 
 check: $(READY)  ## lint, format, types, and which module may import which
 	$(BIN)/ruff check --output-format concise .
