@@ -20,7 +20,7 @@ from errata.testbed import corpus as corpora
 from errata.testbed.checkpoint import NAME as CHECKPOINT
 from errata.testbed.evaluate import beginning, perplexity, spread
 from errata.testbed.facts import chosen, consistent, questions, trained_questions, unseen_questions
-from errata.testbed.recipe import Recipe, facts_that_fit, number, shape_of
+from errata.testbed.recipe import FACTS_TO_TEXT, Recipe, facts_that_fit, number, shape_of
 from errata.testbed.stream import Stream, encoded, rows
 from test_cli import lines, run
 from tiny import successor_llama, tiny_llama, tiny_tokenizer, word_tokenizer
@@ -367,6 +367,17 @@ def test_minutes_become_steps_once(corpus, tmp_path):
     assert json.loads((tmp_path / "testbed.json").read_text())["recipe"]["steps"] == told[0]
 
 
+def test_a_step_reads_as_many_tokens_as_asked_for_and_text_in_proportion(corpus, tmp_path):
+    def stop(step):
+        raise KeyboardInterrupt
+
+    budget = Budget(parameters=100_000, steps=10, threads=1, tokens=4096)
+    with pytest.raises(Interrupted):
+        train(corpus, tmp_path, budget, device="cpu", progress=stop)
+    recipe = Recipe.read(json.loads((tmp_path / "testbed.json").read_text())["recipe"])
+    assert (recipe.fact_tokens, recipe.text_tokens) == (4096, 4096 // FACTS_TO_TEXT)
+
+
 def test_a_training_that_was_killed_as_it_began_begins_again(finished, corpus, tmp_path):
     (tmp_path / ".errata-1-testbed.json.tmp").write_bytes(b"half")
     train(corpus, tmp_path, TINY, device="cpu")
@@ -488,6 +499,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
         ({"steps": 50, "parameters": 1000}, "--parameters 1000 is too small: the smallest testbed has"),
         ({"steps": 50, "facts": 0}, "--facts 0: at least 1"),
         ({"steps": 50, "threads": 0}, "--threads 0: at least 1"),
+        ({"steps": 50, "tokens": 0}, "--tokens 0: at least 1"),
         ({"steps": 50, "precision": "float16"}, "--precision float16: float32 or bfloat16"),
         ({"steps": 50, "minutes": 1.0}, "one of them"),
         ({}, "--minutes M or --steps N"),
