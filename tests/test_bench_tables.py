@@ -105,6 +105,17 @@ def test_scores_that_are_missing_can_be_drawn(tmp_path):
     curve(bare, tmp_path / "b.png")
 
 
+def test_a_score_that_no_row_has_takes_no_room(tmp_path):
+    pytest.importorskip("matplotlib")
+    scores = {"generated_exact": {"reliability": 0.5, "generalization": None, "locality": 1.0}}
+    for name, rows in (("without", [a_row(scores=scores)]), ("with", ROWS)):
+        curve(rows, tmp_path / f"{name}.svg")
+    assert "generalization" in (tmp_path / "with.svg").read_text()
+    without = (tmp_path / "without.svg").read_text()
+    assert "generalization" not in without
+    assert "reliability" in without
+
+
 def test_a_memory_of_several_sizes_has_a_picture_of_its_capacity(tmp_path):
     pytest.importorskip("matplotlib")
     rows = [

@@ -22,15 +22,24 @@ SCORES = {
     "grace": "- distance",
 }
 
+SHOWS = {
+    "superposition": "how far the keys of facts interfere, a line a layer; tails and angles, layer by layer; and where edits"
+    " were made, the drift that keys predict against the one measured",
+    "tracing": "how much of an answer whose subject was hidden a restored state brings back, layer by layer; darker is more",
+    "overlap": "entries that all masks share and features that two of them do: what was measured as dots, theory as lines",
+    "routing": "what the memory decides by, for edits, rephrasings and irrelevant prompts; thresholds are dashed",
+}
+
 
 def pictures(analyses: Iterable[Analysis]) -> list[Figure]:
     """A figure for each of these that can be drawn: who is routed where, which layers matter, what interferes with what."""
-    return [
-        Figure(f"{a.name}{f' of {a.method}' if a.method else ''}: {a.data} on {a.model}", partial(draw, findings))
-        for a in analyses
-        if a.name in FIGURES
-        for findings in [Findings(a.name, a.settings, a.found)]
-    ]
+    found = []
+    for a in analyses:
+        if a.name in FIGURES:
+            of = f" of {a.method}" if a.method else ""
+            drawn = partial(draw, Findings(a.name, a.settings, a.found))
+            found.append(Figure(f"{a.name}{of}: {a.data} on {a.model}", drawn, SHOWS[a.name]))
+    return found
 
 
 def draw(findings: Findings, path: Path) -> None:

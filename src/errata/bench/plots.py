@@ -101,11 +101,13 @@ def line_panels(
 ) -> None:  # fmt: skip
     """A panel for each number of rows, against the number of edits or what else they are put `over` (log axis).
 
+    A number that no row has, as generalization where the data have no rephrasings, has no panel.
     `shares` lie in [0, 1]; other numbers have an axis from 0, or a log axis where they are far apart. Raises
     `MissingExtra` without matplotlib, `BadOption` when there is nothing to draw.
     """
     if not rows:
         raise BadOption("there are no results to draw")
+    panels = {name: of for name, of in panels.items() if any(of(row) is not None for row in rows)} or panels
     lines = _by_label(rows)
     nudges = _nudges(len(lines), [over(row) for row in rows])
     plt = pyplot()
