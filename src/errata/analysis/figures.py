@@ -23,9 +23,9 @@ SCORES = {
 }
 
 SHOWS = {
-    "superposition": "how far the keys of facts interfere, a line a layer; tails and angles, layer by layer; and where edits"
+    "superposition": "how far the keys of facts interfere, a line a layer; tails and angles, layer by layer; where edits"
     " were made, the drift that keys predict against the one measured",
-    "tracing": "how much of an answer whose subject was hidden a restored state brings back, layer by layer; darker is more",
+    "tracing": "how much of an answer whose subject was hidden a restored state brings back, layer by layer; darker: more",
     "overlap": "entries that all masks share and features that two of them do: what was measured as dots, theory as lines",
     "routing": "what the memory decides by, for edits, rephrasings and irrelevant prompts; thresholds are dashed",
 }
