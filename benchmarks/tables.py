@@ -35,7 +35,7 @@ BLOCK = re.compile(
 )
 NEIGHBOURS = re.compile(r"(?P<begin><!-- neighbours -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
 CHAT = re.compile(r"(?P<begin><!-- chat -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
-FLOOR = re.compile(r"(?P<begin><!-- floor -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
+FLOOR = re.compile(r"(?P<begin><!-- floor: (?P<name>\S+) -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
 AGAIN = re.compile(r"(?P<begin><!-- again: (?P<name>\S+) -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
 TUNED = re.compile(r"(?P<begin><!-- tuned: (?P<name>\S+) -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
 
@@ -61,7 +61,8 @@ def rendered(text: str) -> str:
         return f"{found['begin']}\n{again(found['name'])}\n\n{found['end']}"
 
     def timed(found: re.Match[str]) -> str:
-        return f"{found['begin']}\n{floors(RESULTS / 'speed' / 'floor.json')}\n\n{found['end']}"
+        path = RESULTS / "speed" / f"{found['name']}.json"
+        return f"{found['begin']}\n{floors(path)}\n\n{found['end']}"
 
     text = FLOOR.sub(timed, AGAIN.sub(repeated, CHAT.sub(told, text)))
     return NEIGHBOURS.sub(beside, TUNED.sub(choices, BLOCK.sub(table, text)))
@@ -108,7 +109,7 @@ def floors(path: Path) -> str:
         )
         steps = statistics.median(row["steps"])
         lines.append(
-            f"| {row['case']} | {steps:g} | {' | '.join(f'{number:.3g}' for number in numbers)} | {' | '.join(ratios)} |"
+            f"| {row['case']} | {steps:g} | {' | '.join(f'{n:,.0f}' if n >= 1000 else f'{n:.3g}' for n in numbers)} | {' | '.join(ratios)} |"
         )
     return "\n".join(lines)
 
