@@ -144,6 +144,39 @@ def test_some_methods_of_a_plan_can_be_run_alone(tmp_path, tiny):
     assert len(said.splitlines()) == 1
 
 
+def test_methods_are_run_as_published_but_where_the_plan_says_otherwise(tmp_path, tiny):
+    text = (
+        HEAD
+        + """
+[[method]]
+name = "wise"
+options = { steps = 1 }
+sweep = { replay = [0, 3] }
+[[method]]
+name = "wise"
+options = { steps = 1, joint = false, replay = 0 }
+[[method]]
+name = "none"
+"""
+    )
+    path = written(tmp_path, text)
+    file = PlanFile.read(path)
+    assert [case.options.get("joint") for case in file.cases] == [None, None, False, None]
+    assert [(case.method, dict(case.options)) for case in file.as_published().cases] == [
+        ("wise", {"joint": False, "replay": 0, "steps": 1}),
+        ("wise", {"joint": False, "replay": 3, "steps": 1}),
+        ("none", {}),
+    ], "each once"
+    common = ("--model", tiny[0], "--data", tiny[1], "--edits", "1", "--as-published", "--json")
+    rows = [json.loads(line) for line in run(path, *common).stdout.splitlines()]
+    assert [(row["options"].get("joint"), row["options"].get("replay")) for row in rows] == [
+        (False, 0), (False, 3), (None, None),
+    ]  # fmt: skip
+    plain = run(*common, "--method", "wise,none", "--set", "wise.replay=2", "--set", "wise.steps=1").stdout
+    options = [json.loads(line)["options"] for line in plain.splitlines()]
+    assert (options[0]["joint"], options[0]["replay"]) == (False, 2)
+
+
 def test_a_plan_of_chats_is_for_models_with_a_template(tmp_path, tiny):
     model, edits = tiny
     made = "chat = true\n" + HEAD + GRACE

@@ -147,7 +147,9 @@ class Verdict(NamedTuple):
         what = "findings" if self.claim.analysis else "rows"
         if self.settings != BY_DEFAULT:
             sets = ((method, all_settings()[self.settings].get(method)) for method in sorted(self.claim.subjects))
-            return f"{what} of " + "; ".join(f"{method} with {pairs(options)}" for method, options in sets if options)
+            told = "; ".join(f"{method} with {pairs(options)}" for method, options in sets if options)
+            plan = self.claim.plan if self.settings == AS_PUBLISHED else ""
+            return f"{what} of {told}" + (f", see plans/{plan}.toml --as-published" if plan else "")
         if self.claim.command:
             return f"{what}, see `{self.claim.command}`"
         return f"{what}, see plans/{self.claim.plan}.toml" if self.claim.plan else what

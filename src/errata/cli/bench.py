@@ -30,6 +30,9 @@ def bench(
     settings: Annotated[
         Path | None, typer.Option(help="Tuned settings, from `errata tune`; --set goes before.")
     ] = None,
+    as_published: Annotated[
+        bool, typer.Option("--as-published", help="Methods as in their papers, without what errata has added to them.")
+    ] = False,
     seed: int = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Edits made at once.")] = 1,
     chunks: Annotated[int, typer.Option(min=1, help="Average each T over so many disjoint streams.")] = 1,
@@ -63,15 +66,16 @@ def bench(
     """Compare methods: reliability, generalization and locality after T edits.
 
     With --output, the same command goes on where it was stopped. Options: --set lr=0.5 for every method, --set
-    memoir.lr=0.5 for one. A plan file says all of this; --model, --data, --edits, --chunks, --seed, --irrelevant and
-    --chat may be given in its place, and --method says which of its methods to run.
+    memoir.lr=0.5 for one; --as-published leaves out what errata has added to them. A plan file says all of this; --model,
+    --data, --edits, --chunks, --seed, --irrelevant and --chat may be given in its place, and --method says which of its
+    methods to run.
 
     \b
     Example:
       errata bench --model atlas --data atlas --method memoir,wise,grace,ft_l --edits 1,10,100 --output results
       errata bench --model CHATMODEL --chat --data facts.jsonl --method memoir,none --output chatting
       errata bench plans/wise-table-10.toml --dry-run --timed
-      errata bench plans/wise-table-10.toml --model atlas --data atlas --output merging
+      errata bench plans/wise-table-10.toml --model atlas --data atlas --as-published --output merging
       errata bench plans/atlas.toml --method memoir,wise --edits 10 --output atlas
       errata bench plans/atlas.toml --output atlas --engine ray --gpus-each 0.5
     """  # fmt: skip
@@ -84,7 +88,7 @@ def bench(
     points = numbers(edits)
     asked = Request(
         model, data, tuple(names(method)), points, seed, batch_size, chunks, irrelevant, on_error, device, dtype, settings,
-        chat,
+        chat, as_published,
     )  # fmt: skip
     rows = measured(asked.plans(options or []), output)
     show(rows, as_json=as_json)
@@ -140,11 +144,13 @@ class Request:
     dtype: str = "auto"
     settings: Path | None = None
     chat: bool = False
+    as_published: bool = False
 
     def plans(self, pairs: list[str]) -> "list[Plan]":
         """One plan a method. Everything cheap is checked before the model is loaded."""
         from errata import loading, methods
         from errata.bench import Plan
+        from errata.bench.claims import AS_PUBLISHED, all_settings
         from errata.bench.plan import model_name
         from errata.bench.tune import Settings
         from errata.cli import settings
@@ -155,6 +161,9 @@ class Request:
         tuned = None if self.settings is None else Settings.read(self.settings)
         if tuned is not None:
             options = {name: tuned.options(name) | own for name, own in options.items()}
+        if self.as_published:
+            added = all_settings()[AS_PUBLISHED]
+            options = {name: {**added.get(name, {}), **own} for name, own in options.items()}
         dataset = load(self.data, on_error=self.on_error)
         for bad in dataset.skipped:
             say(f"skipped: {bad}")

@@ -26,7 +26,19 @@ ON_RAY = {"address", "cpus_each", "gpus_each"}
 """What is only for --engine ray."""
 OVERRIDES = {"model", "data", "method", "edits", "seed", "chunks", "irrelevant", "chat"}
 """What the command line may say in place of the plan (of its methods: which) ..."""
-HOW = {"plan", "dry_run", "timed", "output", "device", "dtype", "as_json", "on_error", "engine", *ON_RAY}
+HOW = {
+    "plan",
+    "as_published",
+    "dry_run",
+    "timed",
+    "output",
+    "device",
+    "dtype",
+    "as_json",
+    "on_error",
+    "engine",
+    *ON_RAY,
+}
 """... and what is about how to run it."""
 
 
@@ -46,6 +58,8 @@ def read(ctx: typer.Context, path: Path) -> "PlanFile":
         file = replace(file, irrelevant=None)  # the plan's belong to the plan's data
     if "method" in given:
         file = file.only(names(given["method"]))
+    if given.get("as_published"):
+        file = file.as_published()
     return file.with_(
         model=(given["model"],) if "model" in given else None,
         data=(given["data"],) if "data" in given else None,
