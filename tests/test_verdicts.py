@@ -44,9 +44,13 @@ FAILS_AS_PUBLISHED = {"anchors"}
 (.73 to .72)."""
 
 
-def row(method, edits, *, scorer="teacher_forced_token", data="zsre:x.json", seed=0, options=None, **scores):
+def row(
+    method, edits, *, scorer="teacher_forced_token", data="zsre:x.json", seed=0, options=None, batch_size=1, **scores
+):
     known = {"reliability": 0.5, "generalization": 0.5, "locality": 0.5, "average": 0.5} | scores
-    return a_row(method, edits, data=data, seed=seed, options=options or {}, scores={scorer: known})
+    return a_row(
+        method, edits, data=data, seed=seed, options=options or {}, batch_size=batch_size, scores={scorer: known}
+    )
 
 
 def on(claim, rows, settings=BY_DEFAULT):
@@ -544,6 +548,14 @@ def test_agreement_is_that_of_methods_that_both_have():
     assert found.tau == pytest.approx(1 / 3), "GRACE .68 and MEMIT-MASS .65 are the other way round"
     assert agreements(rows[:2], ["wise-6-llama"]) == [], "two methods are no order"
     assert data_of(rows[0]) == "zsre"
+
+
+def test_batches_stand_for_no_stream_of_single_edits():
+    alone = [row(name, 1000, average=value) for name, value in (("wise", 0.9), ("grace", 0.5), ("memit_mass", 0.6))]
+    batched = [row(name, 1000, average=0.7, batch_size=100) for name in ("wise", "grace")]
+    tables = ["wise-6-llama"]
+    assert agreements(alone + batched, tables) == agreements(alone, tables)
+    assert on("wise-best", alone + batched) == on("wise-best", alone) != on("wise-best", batched + alone[2:])
 
 
 def test_orders_that_rest_on_little_have_a_caution():

@@ -6,7 +6,7 @@ from math import sqrt
 from typing import NamedTuple
 
 from errata.bench import published
-from errata.bench.record import Row
+from errata.bench.record import Row, one_by_one
 from errata.metrics import mean
 
 FEWEST = 3
@@ -70,7 +70,8 @@ def _pairs(rows: Sequence[Row], table: str) -> dict[str, tuple[float, float]]:
     """Method -> our average and the published one, our best first."""
     pairs: dict[str, tuple[float, float]] = {}
     for line in published.numbers([table]):
-        own = (row.score("average", SCORER) for row in rows if published.like(row, [line]))
+        measured = one_by_one([row for row in rows if published.like(row, [line])])
+        own = (row.score("average", SCORER) for row in measured)
         ours, theirs = mean(value for value in own if value is not None), line.values.get("average")
         if ours is not None and theirs is not None:
             pairs[line.label.partition(f" ({line.source}:")[0]] = (ours, theirs)

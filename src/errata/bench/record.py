@@ -202,10 +202,19 @@ def _whole(text: bytes) -> int:
     return len(text)
 
 
+USUAL = {"seed": 0, "batch_size": 1, "chat": False}
+"""What a label does not say, even where other rows are otherwise."""
+
+
 def labels(rows: Sequence[Row]) -> list[str]:
     """A short name for each row: the method, and whatever else tells it from the others."""
     told = [_facts(row) for row in rows]
     return [row.method + _brackets(facts, told) for row, facts in zip(rows, told, strict=True)]
+
+
+def one_by_one(rows: Sequence[Row]) -> Sequence[Row]:
+    """Those of some rows whose edits were made one after another, as the papers' were, if there are any."""
+    return [row for row in rows if row.batch_size == 1] or rows
 
 
 def _facts(row: Row) -> dict[str, Any]:
@@ -217,7 +226,9 @@ def _facts(row: Row) -> dict[str, Any]:
 
 
 def _brackets(facts: Mapping[str, Any], told: Sequence[Mapping[str, Any]]) -> str:
-    differing = {n: v for n, v in facts.items() if any(n in other and other[n] != v for other in told)}
+    differing = {
+        n: v for n, v in facts.items() if USUAL.get(n) != v and any(n in other and other[n] != v for other in told)
+    }
     said = [str(v) if n in ("model", "data") else f"{n.rpartition(' ')[2]}={v}" for n, v in differing.items()]
     return f" ({', '.join(said)})" if said else ""
 

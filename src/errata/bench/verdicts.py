@@ -33,7 +33,7 @@ from errata.bench.claims import (
     claims,
     pairs,
 )
-from errata.bench.record import PROPERTIES, Row
+from errata.bench.record import PROPERTIES, Row, one_by_one
 from errata.metrics import mean
 
 REPRODUCED, PARTLY, NOT_REPRODUCED, NOT_MEASURED = "reproduced", "partly reproduced", "not reproduced", "not measured"
@@ -310,7 +310,7 @@ def _taken(claim: Claim, side: Side, rows: Iterable[Row], way: str) -> Sequence[
     one that it is compared with, those if there are any, else those by default.
     """
     chosen = all_settings().get(way, {}).get(side.method, {})
-    known = [row for row in rows if (row.method, row.edits) == (side.method, side.edits)]
+    known = one_by_one([row for row in rows if (row.method, row.edits) == (side.method, side.edits)])
     found = _measurement(side, known, chosen)
     return found if found or side.method in claim.subjects else _measurement(side, known, {})
 
