@@ -153,3 +153,4 @@ def test_labels_say_only_what_differs():
     assert labels([a_row(), a_row("wise")]) == ["grace", "wise"]
     rows = [a_row(options={"lr": 1}), a_row(options={"lr": 2}, seed=1), a_row("wise", options={"rho": 3})]
     assert labels(rows) == ["grace (lr=1)", "grace (seed=1, lr=2)", "wise"]
+    assert labels([a_row(options={"lr": None}), a_row(options={"lr": 2})]) == ["grace (lr=None)", "grace (lr=2)"]

@@ -226,9 +226,8 @@ def _facts(row: Row) -> dict[str, Any]:
 
 
 def _brackets(facts: Mapping[str, Any], told: Sequence[Mapping[str, Any]]) -> str:
-    differing = {
-        n: v for n, v in facts.items() if USUAL.get(n) != v and any(n in other and other[n] != v for other in told)
-    }
+    unusual = {name: value for name, value in facts.items() if name not in USUAL or USUAL[name] != value}
+    differing = {n: v for n, v in unusual.items() if any(n in other and other[n] != v for other in told)}
     said = [str(v) if n in ("model", "data") else f"{n.rpartition(' ')[2]}={v}" for n, v in differing.items()]
     return f" ({', '.join(said)})" if said else ""
 
