@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from cases import add_cases, cases_of
 
 from errata import EditedModel, load, methods, residual_memory
 from errata.atlas.edits import edits, irrelevant
@@ -28,7 +29,13 @@ from errata.edit import Edit
 from errata.masks import pack
 from errata.methods.memoir import Memoir
 
-METHODS = ("memoir", "grace", "wise")
+ONE_SHARD = {"shard_edits": 10**6}
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "memoir": ("memoir", {}),
+    "grace": ("grace", {}),
+    "wise": ("wise", ONE_SHARD),
+    "wise, as published": ("wise", {"joint": False, "replay": 0, **ONE_SHARD}),
+}
 ASKED = 20
 """Times that the prompt is asked in one turn."""
 
@@ -71,10 +78,10 @@ def fill(model: EditedModel, count: int) -> None:
     model.history, model.batches = made_up(count), [1] * count
 
 
-def full(method: str, count: int) -> EditedModel:
+def full(case: str, count: int) -> EditedModel:
     """A model of the atlas that holds so many edits."""
     base, tokenizer = load("atlas")
-    options = {"shard_edits": 10**6} if method == "wise" else {}
+    method, options = CASES[case]
     model = EditedModel(base, tokenizer, methods.make(method, **options), irrelevant=irrelevant())
     fill(model, count)
     return model
@@ -110,8 +117,8 @@ def _status(field: str) -> int:
 class Turn:
     """One model with so many edits, that is edited and brought back again and again."""
 
-    def __init__(self, method: str, count: int, edit: Edit) -> None:
-        self.model, self.edit, self.next = full(method, count), edit, edits("validation")[1]
+    def __init__(self, case: str, count: int, edit: Edit) -> None:
+        self.model, self.edit, self.next = full(case, count), edit, edits("validation")[1]
         self.ids = self.model.tokens.prompts([edit.prompt])
         self.edit_s: list[float] = []
         self.ask_s: list[float] = []
@@ -142,9 +149,9 @@ class Turn:
         model.history, model.batches = history, batches
 
 
-def measured(method: str, counts: Sequence[int], repeats: int) -> dict[str, Any]:
-    """The figures of one method."""
-    turns = [Turn(method, count, edits("validation")[0]) for count in counts]
+def measured(case: str, counts: Sequence[int], repeats: int) -> dict[str, Any]:
+    """The figures of one case."""
+    turns = [Turn(case, count, edits("validation")[0]) for count in counts]
     for i in range(repeats + 1):
         for turn in turns if i % 2 else reversed(turns):
             turn.take()
@@ -160,7 +167,7 @@ def measured(method: str, counts: Sequence[int], repeats: int) -> dict[str, Any]
         }
         for count, turn in zip(counts, turns, strict=True)
     ]  # fmt: skip
-    return {"method": method, "repeats": repeats, "rows": rows}
+    return {"case": case, "method": CASES[case][0], "options": CASES[case][1], "repeats": repeats, "rows": rows}
 
 
 def _ratio(these: Sequence[float], first: Sequence[float]) -> float:
@@ -170,18 +177,19 @@ def _ratio(these: Sequence[float], first: Sequence[float]) -> float:
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--methods", default=",".join(METHODS))
+    add_cases(parser, CASES)
     parser.add_argument("--edits", default="10,1000,10000")
     parser.add_argument("--repeats", type=int, default=5)
     told = parser.parse_args()
+    cases = cases_of(parser, told, CASES)
     torch.set_num_threads(1)
     counts = [int(count) for count in told.edits.split(",")]
     rows = []
-    for method in told.methods.split(","):
-        rows.append(measured(method, counts, told.repeats))
+    for case in cases:
+        rows.append(measured(case, counts, told.repeats))
         sys.stderr.write(f"{json.dumps(rows[-1])}\n")
     base, _ = load("atlas")
-    sys.stdout.write(json.dumps({"provenance": surroundings(base), "methods": rows}, indent=2) + "\n")
+    sys.stdout.write(json.dumps({"provenance": surroundings(base), "cases": rows}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def test_the_running_factorisation_is_the_dense_solve_to_rounding(root):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak memory from /proc")
 def test_what_an_edit_leaves_behind_is_what_it_declares(root):
-    (found,) = run(root, "stream.py", "--methods", "grace", "--edits", "3,300", "--repeats", "1")["methods"]
+    (found,) = run(root, "stream.py", "--cases", "grace", "--edits", "3,300", "--repeats", "1")["cases"]
     assert [row["edits_before"] for row in found["rows"]] == [3, 300]
     assert all(row["alive_after_edit"] <= row["stored_by_edit"] + 4096 for row in found["rows"])
 
