@@ -52,6 +52,16 @@ def test_rows_that_differ_in_two_are_a_map_if_most_cells_are_there():
     assert told([row(epsilon=e) for e in (1.0, 3.0, 10.0)] + [row(epsilon=1.0, lr=0.1)])[0][0] == ("epsilon",)
 
 
+def test_values_with_few_cells_are_left_out_of_a_map():
+    grid = [row(epsilon=e, lr=lr) for e in (1.0, 3.0, 10.0) for lr in (0.1, 0.5, 1.0)]
+    strays = [row(epsilon=e, lr=lr) for e, lr in ((3.0, 0.33), (30.0, 0.2))]
+    ((names, cells),) = told(grid + strays)
+    assert names == ("epsilon", "lr")
+    assert cells == sorted((e, lr) for e in (1.0, 3.0, 10.0) for lr in (0.1, 0.5, 1.0))
+    cross = [row(epsilon=e) for e in (1.0, 3.0, 10.0)] + [row(epsilon=3.0, lr=lr) for lr in (0.1, 0.5)]
+    assert [names for names, _ in told(cross)] == [("epsilon",), ("lr",)], "two lines that meet are no map"
+
+
 def test_the_layer_that_a_method_chose_is_the_one_that_it_was():
     layers = [row(layer=i) for i in (0, 1)]
     chosen = a_row("grace", options=row(layer=None).options, provenance={"site": "model.layers.4.mlp.down_proj"})

@@ -18,7 +18,7 @@ from errata.bench.analyses import Analysis
 from errata.bench.cost import cost
 from errata.bench.failures import failures
 from errata.bench.plots import capacity, curve, has_capacity, triangle
-from errata.bench.record import PROPERTIES, PROTOCOL, Row, labels
+from errata.bench.record import PROPERTIES, PROTOCOL, Row, labels, one_by_one
 from errata.bench.section import Figure, Grid, Section
 from errata.bench.tables import NOTHING, as_score
 from errata.bench.verdicts import NOT_MEASURED, Verdict, verdicts
@@ -254,10 +254,19 @@ def _figures(rows: Sequence[Row]) -> list[Figure]:
 
 
 def _main(rows: Sequence[Row]) -> list[Row]:
-    """Those to draw: all, or where there are too many to tell apart those with default settings, if a method has such."""
+    """Those to draw: all, or where there are too many to tell apart those with default settings, if a method has such.
+
+    Of these the edits made one by one, with the first seed.
+    """
     if len(set(labels(rows))) <= MOST_LINES:
         return list(rows)
-    plain = [row for row in rows if published.agree(row.method, row.options, {}, published.defaults(row.method))]
+    first = {name: min(row.seed for row in rows if row.method == name) for name in {row.method for row in rows}}
+    plain = [
+        row
+        for row in one_by_one(rows)
+        if row.seed == first[row.method]
+        and published.agree(row.method, row.options, {}, published.defaults(row.method))
+    ]
     return [row for row in rows if row in plain or row.method not in {other.method for other in plain}]
 
 

@@ -5,6 +5,7 @@ Rows are of one sweep where they differ in nothing else. A method's own choice o
 
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import combinations
@@ -48,9 +49,8 @@ def sweeps(rows: Sequence[Row]) -> list[Sweep]:
     found = []
     for (method, edits, *_), group in sorted(alike.items(), key=lambda item: item[0][:2]):
         names = sorted({name for row in group for name in row.options if _number(row, name) is not None})
-        maps = [
-            sweep for pair in combinations(names, 2) for sweep in _over(method, edits, group, pair) if _is_map(sweep)
-        ]
+        pairs = [_trimmed(sweep) for pair in combinations(names, 2) for sweep in _over(method, edits, group, pair)]
+        maps = [sweep for sweep in pairs if _is_map(sweep)]
         inside = {name for sweep in maps for name in sweep.names}
         lines = [sweep for name in names if name not in inside for sweep in _over(method, edits, group, (name,))]
         found += maps + [sweep for sweep in lines if len(sweep.rows) >= LEAST]
@@ -134,9 +134,36 @@ def _over(method: str, edits: int, rows: Sequence[Row], names: tuple[str, ...]) 
 
 
 def _is_map(sweep: Sweep) -> bool:
-    """Whether both options vary, and more than three quarters of the cells are there."""
-    sides = [len({values[i] for values in sweep.rows}) for i in (0, 1)]
-    return min(sides) > 1 and max(sides) >= LEAST and 4 * len(sweep.rows) > 3 * sides[0] * sides[1]
+    """Whether both options vary, and most of the cells are there."""
+    sides = _sides(sweep)
+    return min(map(len, sides)) > 1 and max(map(len, sides)) >= LEAST and _is_full(sweep)
+
+
+def _is_full(sweep: Sweep) -> bool:
+    """Whether more than three quarters of the cells are there."""
+    across, up = _sides(sweep)
+    return 4 * len(sweep.rows) > 3 * len(across) * len(up)
+
+
+def _sides(sweep: Sweep) -> tuple[Counter[float], Counter[float]]:
+    """Of each of two options, how many cells there are with each of its values."""
+    across, up = (Counter(values[i] for values in sweep.rows) for i in (0, 1))
+    return across, up
+
+
+def _trimmed(sweep: Sweep) -> Sweep:
+    """A sweep over two options without the values of which less than half of the cells are there, until most are."""
+    while min(map(len, _sides(sweep))) > 1:
+        sides = _sides(sweep)
+        share, i, scarce = min(
+            (count / len(other), i, value)
+            for i, (side, other) in enumerate(zip(sides, sides[::-1], strict=True))
+            for value, count in side.items()
+        )
+        if share >= 1 / 2 and _is_full(sweep):
+            break
+        sweep = sweep._replace(rows={values: row for values, row in sweep.rows.items() if values[i] != scarce})
+    return sweep
 
 
 def _number(row: Row, name: str) -> float | None:
