@@ -550,6 +550,14 @@ def test_agreement_is_that_of_methods_that_both_have():
     assert data_of(rows[0]) == "zsre"
 
 
+def test_sides_are_of_streams_of_one_length_if_there_are_such():
+    without = replace(row("wise", 100, locality=0.8, options={"margin": False}), stream=1000)
+    along, ended = replace(row("wise", 100, locality=0.7), stream=1000), row("wise", 100, locality=0.9)
+    for rows, holds in (([without, ended], True), ([without, along, ended], False), ([ended, along, without], False)):
+        (verdict,) = on("margin-loss", rows)
+        assert verdict.found[0].holds is holds
+
+
 def test_batches_stand_for_no_stream_of_single_edits():
     alone = [row(name, 1000, average=value) for name, value in (("wise", 0.9), ("grace", 0.5), ("memit_mass", 0.6))]
     batched = [row(name, 1000, average=0.7, batch_size=100) for name in ("wise", "grace")]

@@ -12,7 +12,7 @@ both as good as perfect tell nothing.
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any, NamedTuple
@@ -270,7 +270,12 @@ def _compare(claim: Claim, test: Comparison, rows: Sequence[Row], way: str) -> F
         taken = _taken(claim, left, rows, way)
         return Found(test, _value(left, taken, claim.scorer), right, (there, None), _apart(left, taken))
     rows = _of_both(rows, left, right)
-    one, other = (_taken(claim, side, rows, way) for side in (left, right))
+    for alike in _by_stream(rows, left, right):
+        one, other = (_taken(claim, side, alike, way) for side in (left, right))
+        if one and other:
+            break
+    else:
+        one, other = (_taken(claim, side, rows, way) for side in (left, right))
     ours, theirs = _value(left, one, claim.scorer), _value(right, other, claim.scorer)
     apart = (*_apart(left, one), *_apart(right, other)) if one and other else ()
     return Found(test, ours, theirs, (there, published_value(claim, right)), apart)
@@ -289,6 +294,16 @@ def _of_both(rows: Sequence[Row], left: Side, right: Side) -> Sequence[Row]:
         for side in (left, right)
     )
     return [row for row in rows if settings(row) in at_left & at_right]
+
+
+def _by_stream(rows: Sequence[Row], left: Side, right: Side) -> Iterator[Sequence[Row]]:
+    """Where both sides are after as many edits, the rows of streams of one length, those that end there first.
+
+    What a method was told to expect decides how much it shares out: a checkpoint is not compared with an end.
+    """
+    if left.edits == right.edits:
+        for length in sorted({row.stream for row in rows if row.edits == left.edits}):
+            yield [row for row in rows if row.stream == length]
 
 
 def published_value(claim: Claim, side: Side) -> float | None:
