@@ -558,6 +558,16 @@ def test_sides_are_of_streams_of_one_length_if_there_are_such():
         assert verdict.found[0].holds is holds
 
 
+def test_a_row_that_lacks_a_number_does_not_stand_before_one_that_has_it():
+    timed = [
+        replace(row("wise", edits), stream=1000, answering={"edited": seconds, "unedited": 1.0})
+        for edits, seconds in ((100, 1.0), (1000, 1.05))
+    ]
+    untimed = row("wise", 100)
+    (verdict,) = on("merge-answers", [*timed, untimed])
+    assert (verdict.status, verdict.found[0].right) == (REPRODUCED, 1.0)
+
+
 def test_batches_stand_for_no_stream_of_single_edits():
     alone = [row(name, 1000, average=value) for name, value in (("wise", 0.9), ("grace", 0.5), ("memit_mass", 0.6))]
     batched = [row(name, 1000, average=0.7, batch_size=100) for name in ("wise", "grace")]

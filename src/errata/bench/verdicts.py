@@ -325,7 +325,8 @@ def _taken(claim: Claim, side: Side, rows: Iterable[Row], way: str) -> Sequence[
     one that it is compared with, those if there are any, else those by default.
     """
     chosen = all_settings().get(way, {}).get(side.method, {})
-    known = one_by_one([row for row in rows if (row.method, row.edits) == (side.method, side.edits)])
+    there = [row for row in rows if (row.method, row.edits) == (side.method, side.edits)]
+    known = one_by_one([row for row in there if _property(row, side.property, claim.scorer) is not None])
     found = _measurement(side, known, chosen)
     return found if found or side.method in claim.subjects else _measurement(side, known, {})
 
