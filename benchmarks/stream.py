@@ -24,6 +24,7 @@ from cases import add_cases, cases_of
 
 from errata import EditedModel, load, methods, residual_memory
 from errata.atlas.edits import edits, irrelevant
+from errata.bench.claims import as_published
 from errata.bench.provenance import surroundings
 from errata.edit import Edit
 from errata.masks import pack
@@ -34,7 +35,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "memoir": ("memoir", {}),
     "grace": ("grace", {}),
     "wise": ("wise", ONE_SHARD),
-    "wise, as published": ("wise", {"joint": False, "replay": 0, **ONE_SHARD}),
+    "wise, as published": ("wise", {**as_published("wise"), **ONE_SHARD}),
 }
 ASKED = 20
 """Times that the prompt is asked in one turn."""

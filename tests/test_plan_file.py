@@ -255,6 +255,10 @@ def test_a_case_that_cannot_be_tried_is_told_and_the_others_are(tmp_path, tiny):
     result = run(written(tmp_path, text), "--model", tiny[0], "--data", tiny[1], "--dry-run", "--timed")
     assert "not tried: grace (layer=9): layer 9 is out of range" in result.stderr
     assert "unknown for grace (they could not be tried)" in result.stdout
+    alone = run(
+        tmp_path / "plan.toml", "--model", tiny[0], "--data", tiny[1], "--method", "grace", "--dry-run", "--timed"
+    )
+    assert "time:    unknown for grace (they could not be tried)" in alone.stdout, "none of them could"
 
 
 def test_timing_is_for_a_dry_run(tmp_path, tiny):

@@ -135,8 +135,7 @@ class Claim:
     @property
     def is_as_published(self) -> bool:
         """Whether its comparisons themselves set a method as its paper has it, as those of its ablations do."""
-        own = all_settings()[AS_PUBLISHED]
-        return any(set(side.options or {}) & set(own.get(side.method, {})) for side in self.sides)
+        return any(set(side.options or {}) & set(as_published(side.method)) for side in self.sides)
 
 
 @cache
@@ -156,9 +155,14 @@ def all_settings() -> Mapping[str, Mapping[str, Mapping[str, Any]]]:
     return found
 
 
+def as_published(method: str) -> Mapping[str, Any]:
+    """The options by which a method is without what errata has added to it; none where nothing is added."""
+    return all_settings()[AS_PUBLISHED].get(method, {})
+
+
 def as_in_paper(method: str) -> dict[str, Any]:
     """The options of a method whose values in its paper are not errata's default: what makes it another method first."""
-    return {**all_settings()[AS_PUBLISHED].get(method, {}), **_content()["details"].get(method, {})}
+    return {**as_published(method), **_content()["details"].get(method, {})}
 
 
 def _claim(told: Mapping[str, Any]) -> Claim:

@@ -39,7 +39,7 @@ class Estimate(NamedTuple):
     unknown: tuple[str, ...]
     """... and the methods for which none does."""
     scoring: float | None = None
-    """Seconds of scoring, where it was tried."""
+    """Seconds of scoring, as far as it was tried; None without trials."""
     peak_memory_mb: float | None = None
     """The most that a trial took."""
 
@@ -76,13 +76,12 @@ def estimate(
         len(plans), streams, edits, rows - missed, rows,
         max((_weights(plan.base, bytes_per_weight) for plan in plans), default=0),
         max((_editing(plan) for plan in plans), default=0), seconds, tuple(sorted(unknown)),
-        scoring if any(paces) else None, max(peaks, default=None),
+        scoring if paces else None, max(peaks, default=None),
     )  # fmt: skip
 
 
-def to_do(plan: Plan, earlier: Iterable[Row]) -> list[tuple[Run, list[int]]]:
+def to_do(plan: Plan, earlier: Sequence[Row]) -> list[tuple[Run, list[int]]]:
     """The runs of a plan that have rows to find, and after how many edits."""
-    earlier = list(earlier)
     missing = [
         (run, [t for t in run.checkpoints if not any(_is(row, plan, run, t) for row in earlier)]) for run in plan.runs()
     ]

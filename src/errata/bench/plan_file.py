@@ -28,7 +28,7 @@ from torch import nn
 
 from errata import methods
 from errata.bench import published
-from errata.bench.claims import AS_PUBLISHED, all_settings
+from errata.bench.claims import as_published
 from errata.bench.plan import UNEDITED, Plan
 from errata.bench.tables import check_scorer
 from errata.data import Dataset, load, read_irrelevant
@@ -139,8 +139,7 @@ class PlanFile:
 
     def as_published(self) -> "PlanFile":
         """The same without what errata has added to methods, but where a case says so itself: what a paper claims of it."""
-        settings = all_settings()[AS_PUBLISHED]
-        cases = [replace(case, options={**settings.get(case.method, {}), **case.options}) for case in self.cases]
+        cases = [replace(case, options={**as_published(case.method), **case.options}) for case in self.cases]
         return replace(self, cases=tuple(case for i, case in enumerate(cases) if case not in cases[:i]))
 
     def streams(self, on_error: OnError = "stop") -> list[Stream]:

@@ -270,12 +270,10 @@ def _compare(claim: Claim, test: Comparison, rows: Sequence[Row], way: str) -> F
         taken = _taken(claim, left, rows, way)
         return Found(test, _value(left, taken, claim.scorer), right, (there, None), _apart(left, taken))
     rows = _of_both(rows, left, right)
-    for alike in _by_stream(rows, left, right):
+    for alike in (*_by_stream(rows, left, right), rows):
         one, other = (_taken(claim, side, alike, way) for side in (left, right))
         if one and other:
             break
-    else:
-        one, other = (_taken(claim, side, rows, way) for side in (left, right))
     ours, theirs = _value(left, one, claim.scorer), _value(right, other, claim.scorer)
     apart = (*_apart(left, one), *_apart(right, other)) if one and other else ()
     return Found(test, ours, theirs, (there, published_value(claim, right)), apart)
@@ -299,7 +297,7 @@ def _of_both(rows: Sequence[Row], left: Side, right: Side) -> Sequence[Row]:
 def _by_stream(rows: Sequence[Row], left: Side, right: Side) -> Iterator[Sequence[Row]]:
     """Where both sides are after as many edits, the rows of streams of one length, those that end there first.
 
-    What a method was told to expect decides how much it shares out: a checkpoint is not compared with an end.
+    What a method was told to expect decides how it shares out its room, so that a checkpoint is no like of an end.
     """
     if left.edits == right.edits:
         for length in sorted({row.stream for row in rows if row.edits == left.edits}):
@@ -322,7 +320,7 @@ def published_value(claim: Claim, side: Side) -> float | None:
 
 def _taken(claim: Claim, side: Side, rows: Iterable[Row], way: str) -> Sequence[Row]:
     """The rows that stand for a side: of a method that the claim is about those that are set this way, and no others; of
-    one that it is compared with, those if there are any, else those by default.
+    one that it is compared with, those if there are any, else those by default. Edits made one by one go before batches.
     """
     chosen = all_settings().get(way, {}).get(side.method, {})
     there = [row for row in rows if (row.method, row.edits) == (side.method, side.edits)]

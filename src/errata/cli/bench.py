@@ -150,7 +150,7 @@ class Request:
         """One plan a method. Everything cheap is checked before the model is loaded."""
         from errata import loading, methods
         from errata.bench import Plan
-        from errata.bench.claims import AS_PUBLISHED, all_settings
+        from errata.bench.claims import as_published
         from errata.bench.plan import model_name
         from errata.bench.tune import Settings
         from errata.cli import settings
@@ -162,8 +162,7 @@ class Request:
         if tuned is not None:
             options = {name: tuned.options(name) | own for name, own in options.items()}
         if self.as_published:
-            added = all_settings()[AS_PUBLISHED]
-            options = {name: {**added.get(name, {}), **own} for name, own in options.items()}
+            options = {name: {**as_published(name), **own} for name, own in options.items()}
         dataset = load(self.data, on_error=self.on_error)
         for bad in dataset.skipped:
             say(f"skipped: {bad}")

@@ -27,18 +27,8 @@ ON_RAY = {"address", "cpus_each", "gpus_each"}
 OVERRIDES = {"model", "data", "method", "edits", "seed", "chunks", "irrelevant", "chat"}
 """What the command line may say in place of the plan (of its methods: which) ..."""
 HOW = {
-    "plan",
-    "as_published",
-    "dry_run",
-    "timed",
-    "output",
-    "device",
-    "dtype",
-    "as_json",
-    "on_error",
-    "engine",
-    *ON_RAY,
-}
+    "plan", "as_published", "dry_run", "timed", "output", "device", "dtype", "as_json", "on_error", "engine", *ON_RAY,
+}  # fmt: skip
 """... and what is about how to run it."""
 
 
@@ -219,12 +209,12 @@ def _bytes_per_weight(base: Any, dtype: str) -> int:
 
 def told(file: "PlanFile", estimate: "Estimate") -> str:
     """An estimate in words."""
+    time_told, missing = f"about {duration(estimate.seconds)} of editing", "they could not be tried"
     if estimate.scoring is None:
-        source, missing = "from earlier rows, and the scoring", "no earlier rows: try two edits of each with --timed"
+        time_told += ", from earlier rows, and the scoring"
+        missing = "no earlier rows: try two edits of each with --timed"
     else:
-        source = f"and {duration(estimate.scoring)} of scoring, from two edits of each case, made and scored here"
-        missing = "they could not be tried"
-    time_told = f"about {duration(estimate.seconds)} of editing{',' * (estimate.scoring is None)} {source}"
+        time_told += f" and {duration(estimate.scoring)} of scoring, from two edits of each case, made and scored here"
     if estimate.unknown:
         known = f"at least {time_told}; " if estimate.seconds else ""
         time_told = f"{known}unknown for {', '.join(estimate.unknown)} ({missing})"
